@@ -1,0 +1,48 @@
+# Everything lives in .venv; nothing is installed outside of it except the Debian packages that `make test` asks for.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(wildcard router/*.pyx)
+
+.PHONY: run venv test lint bench torture clean debian-packages
+
+run: venv
+	$(BIN)/dicom-router run -c router.toml
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: $(SOURCES)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dicom-router needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.tests: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,rich]'
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	touch $@
+
+# DCMTK and Orthanc are the peers that tests talk to. Installed only where we may (root on Debian).
+debian-packages:
+	sh tests/install-peers.sh
+
+test: $(VENV)/.tests debian-packages
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q tests
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.tests
+	$(BIN)/python -m benchmarks.flow
+
+torture: $(VENV)/.tests debian-packages
+	$(BIN)/python -m pytest -q tests/torture --torture
+
+clean:
+	rm -rf build *.egg-info router/*.so router/_fastpdu.c $(VENV)

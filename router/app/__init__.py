@@ -1,0 +1,1 @@
+"""Configuration, wiring, supervisor, command line."""

@@ -1,0 +1,1 @@
+"""Lanes, windows, back-off, pools, senders."""

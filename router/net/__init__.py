@@ -1,0 +1,1 @@
+"""asyncio and sockets: connection, listener, dialer, flow control."""

@@ -1,0 +1,159 @@
+"""The contracts between stages. A stage that needs another's service takes it as an argument typed here.
+
+The flow of one instance, and who calls whom::
+
+    storage SCP ──begin/write/finish──▶ Intake ──submit──▶ SpoolWriter ──written──▶ LedgerWriter
+         ▲                                │ decide (routing)     │ synced                 │ committed
+         └────────── status ◀─────────────┴──────────────────────┴────────────────────────┘
+                                          └──offer──▶ Lane ──▶ Sender ──▶ StorageScu / folder
+                                                        └── settle ──▶ LedgerWriter
+
+Everything here runs on the event loop unless it says otherwise. Only the spool and the ledger own threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Outcome
+
+Buffer = bytes | bytearray | memoryview
+
+
+# Receiving -------------------------------------------------------------------------------------------------
+
+
+class Reception(Protocol):
+    """One data set on its way in. Exactly one of ``finish`` and ``discard`` ends it."""
+
+    def write(self, fragment: memoryview) -> None:
+        """Take the next bytes of the data set; they are valid during this call only. Never raises for bad data:
+        what is wrong is remembered and answered by ``finish``."""
+
+    def finish(self, done: Callable[[int, str], None]) -> None:
+        """The last fragment is in. ``done(status, comment)`` is called later, on the loop, exactly once:
+        with 0x0000 only when the instance is durable and every delivery of it is in the ledger."""
+
+    def discard(self) -> None:
+        """The message will not be completed; nothing is kept. Safe at any time before ``finish``."""
+
+    @property
+    def congested(self) -> bool:
+        """True while more of this data set is in memory than it may be: stop reading the socket."""
+
+
+class Intake(Protocol):
+    """What the storage SCP hands data sets to."""
+
+    def begin(
+        self,
+        origin: Origin,
+        *,
+        sop_class: str,
+        sop_instance: str,
+        transfer_syntax: str,
+        move_originator: tuple[str, int] | None,
+        resume: Callable[[], None],
+    ) -> Reception:
+        """Open a reception. ``resume()`` is called when ``congested`` has turned False again."""
+
+
+class Admission(Protocol):
+    """Whether a new association may come in, as far as the state of the house decides (disk, drain)."""
+
+    def refusal(self) -> tuple[int, int, int, str] | None:
+        """(result, source, reason, counter label) of the A-ASSOCIATE-RJ to send, or None."""
+
+
+# The spool -------------------------------------------------------------------------------------------------
+
+
+class SpoolEntry(Protocol):
+    """What is submitted to the spool: one complete small record, or the end of a streamed one."""
+
+    info: InstanceInfo
+    decision: Decision
+    location: Location | None
+    """Set by the spool before ``written`` is called."""
+
+
+class DataSource(Protocol):
+    """The data set of a stored instance, to be sent."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def buffers(self) -> Sequence[Buffer] | None:
+        """All of it in memory and verified, or None: use ``chunks``."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """In order, bounded memory, disk read in threads. The last chunk is given only after the checksum of the
+        whole has been verified; raises SpoolCorrupt otherwise, so the sender can abort before the last fragment."""
+
+
+class SpoolReader(Protocol):
+    def source(self, delivery: Delivery) -> DataSource:
+        """Never touches the disk itself."""
+
+    async def load(self, info: InstanceInfo, location: Location) -> list[bytes]:
+        """The whole data set of a small instance, verified. Raises SpoolCorrupt, SpoolError."""
+
+
+# The ledger ------------------------------------------------------------------------------------------------
+
+
+class Ledger(Protocol):
+    """The part of the ledger that delivery uses. Calls return at once; work happens in the ledger's thread, in groups."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """Record what became of an attempt. Durable with the next group; a lost one means a repeat, never a loss."""
+
+    async def lease(self, destination: str, limit: int) -> list[Delivery]:
+        """The next ready deliveries, in order (priority, not_before, arrival), now leased to this process.
+        A newer version of an instance is not returned while an older one is undelivered at that destination."""
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give leases back unused (shutdown, window shrunk)."""
+
+
+# Seeing ----------------------------------------------------------------------------------------------------
+
+
+class LaneMetrics(Protocol):
+    """Children of the metrics, bound to one destination once. ``observe`` implements it with prometheus-client."""
+
+    def outcome(self, kind: str) -> None: ...
+
+    def delivered(self, size: int, seconds: float) -> None: ...
+
+    def up(self, is_up: bool) -> None: ...
+
+    def paused(self, is_paused: bool) -> None: ...
+
+
+class ListenerMetrics(Protocol):
+    """Bound to one listener."""
+
+    def association_opened(self) -> None: ...
+
+    def association_closed(self) -> None: ...
+
+    def rejected(self, reason: str) -> None: ...
+
+    def received(self, peer: str, size: int) -> None: ...
+
+    def response(self, status: int, seconds: float) -> None: ...
+
+
+class Log(Protocol):
+    """A structlog logger, as far as stages use it. Never anything of the patient in a value."""
+
+    def debug(self, event: str, **values: Any) -> Any: ...
+
+    def info(self, event: str, **values: Any) -> Any: ...
+
+    def warning(self, event: str, **values: Any) -> Any: ...
+
+    def error(self, event: str, **values: Any) -> Any: ...

@@ -1,0 +1,1 @@
+"""PS3.4: verification, storage SCP and SCU."""

@@ -1,0 +1,17 @@
+"""Builds the one native module; everything else about the project is in pyproject.toml."""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "router._fastpdu",
+                ["router/_fastpdu.pyx"],
+                extra_compile_args=["-O3", "-fno-strict-aliasing"],
+            )
+        ],
+        compiler_directives={"language_level": 3},
+    )
+)
