@@ -1,0 +1,370 @@
+"""Objects per second through the router and through its peers, in one interleaved run.
+
+    python -m benchmarks.flow                 # every size and system, medians of several rounds
+    python -m benchmarks.flow --quick         # small counts, one round: does it still run?
+
+What is measured, from the first byte sent to the last object verified at its far end:
+
+* ``receive``: the sender has its answers (router: durable; storescp: written, not synced)
+* ``1 destination``, ``3 destinations``: every sink has every object
+
+The load generator and the sinks are compiled (``native/``), so they are not what is measured; every object has its own UID, and the
+content of each is compared by hash at every sink. Machines are shared and noisy: systems take turns within a round, and the
+table shows medians and ratios of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NATIVE = Path(__file__).parent / "native"
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass
+class Figures:
+    """One run of one system."""
+
+    seconds: float
+    objects: int
+    size: int
+    failures: int
+    lost: int
+    damaged: int
+    duplicates: int
+    cpu_seconds: float
+    peak_rss: int
+    p50: float
+    p99: float
+
+    @property
+    def rate(self) -> float:
+        return self.objects / self.seconds
+
+    @property
+    def megabytes(self) -> float:
+        return self.objects * self.size / self.seconds / 1e6
+
+
+@dataclass
+class Work:
+    """What every system of one comparison has to do."""
+
+    folder: Path
+    tools: Path
+    size: int
+    objects: int
+    associations: int
+    destinations: int
+    per_association: int
+    first: int
+
+    sinks: list[Sink] = field(default_factory=list)
+
+
+class Sink:
+    """A running ``sink`` process."""
+
+    def __init__(self, tools: Path, expect: int, log: Path) -> None:
+        self.log = log
+        self.process = subprocess.Popen(
+            [str(tools / "sink"), "0", str(expect), str(log)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.port = int(self._line().split()[1])
+
+    def _line(self) -> str:
+        output = self.process.stdout
+        if output is None:
+            raise RuntimeError("sink has no output")
+        line = output.readline()
+        if not line:
+            raise RuntimeError("sink ended")
+        return line
+
+    def wait(self) -> float:
+        """The monotonic time at which the last expected object arrived."""
+        return float(self._line().split()[1])
+
+    def close(self) -> dict[str, list[str]]:
+        """End it; gives hashes by UID."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait(10)
+        found: dict[str, list[str]] = {}
+        for line in self.log.read_text().splitlines():
+            uid, digest, _ = line.split()
+            found.setdefault(uid, []).append(digest)
+        return found
+
+
+def build_tools(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("load", "sink"):
+        subprocess.run(
+            ["cc", "-O3", "-march=native", "-pthread", "-o", str(folder / name), str(NATIVE / f"{name}.c")], check=True
+        )
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        time.sleep(0.05)
+    raise TimeoutError(f"port {port} does not answer")
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process and of the children that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(int(value) for value in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_rss_of(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+@contextlib.contextmanager
+def process(arguments: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **(env or {})}
+        )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait(10)
+
+
+# The systems: each is a context that gives (port to send to, called AE title, its process). -----------------------------
+
+
+@contextlib.contextmanager
+def router(work: Work) -> Iterator[tuple[int, str, list[int]]]:
+    port, admin = free_port(), free_port()
+    folder = work.folder
+    names = [f"d{index}" for index in range(len(work.sinks))]
+    (folder / "rules").mkdir()
+    rule = f'[[rule]]\nname = "all"\nto = {json.dumps(names)}\n' if names else ""
+    (folder / "rules" / "all.toml").write_text(rule)
+    destinations = "".join(
+        f'[destinations.{name}]\nurl = "dicom://SINK@127.0.0.1:{sink.port}"\n'
+        for name, sink in zip(names, work.sinks, strict=True)
+    )
+    (folder / "router.toml").write_text(
+        f'[node]\nname = "bench"\ndata_dir = "{folder / "data"}"\n'
+        f'[[listen]]\nbind = "127.0.0.1:{port}"\nae_titles = ["ROUTER"]\naccept = "any"\ntls = "off"\n'
+        f'[rules]\npath = "{folder / "rules"}"\non_no_match = "hold"\n'
+        f'[admin]\nbind = "127.0.0.1:{admin}"\n'
+        f"[limits]\nassociations = 400\nassociations_per_peer = 400\nhandshakes_per_address = 400\n{destinations}"
+    )
+    command = [sys.executable, "-m", "router.app.cli", "run", "-c", str(folder / "router.toml")]
+    with process(command, folder / "router.log") as child:
+        wait_port(port, child)
+        yield port, "ROUTER", [child.pid]
+
+
+@contextlib.contextmanager
+def storescp(work: Work) -> Iterator[tuple[int, str, list[int]]]:
+    """Writes files and does not sync them; ``--fork`` for several associations, as its good users run it."""
+    port = free_port()
+    store = work.folder / "store"
+    store.mkdir()
+    nodelay = {"TCP_NODELAY": "1"}
+    arguments = ["storescp", "--fork", "+xa", "-pdu", "131072", "-aet", "STORESCP", "-od", str(store)]
+    arguments += ["-su", "S"] if work.sinks else ["+B"]
+    with contextlib.ExitStack() as stack:
+        child = stack.enter_context(process([*arguments, str(port)], work.folder / "storescp.log", nodelay))
+        wait_port(port, child)
+        pids = [child.pid]
+        if work.sinks:
+            command = [sys.executable, "-m", "benchmarks.dcmtk_pipeline", str(store), str(work.per_association), str(work.size)]
+            command += [str(work.sinks[0].port), str(work.folder / "ended")]
+            pids.append(stack.enter_context(process(command, work.folder / "pipeline.log", nodelay)).pid)
+        yield port, "STORESCP", pids
+
+
+@contextlib.contextmanager
+def orthanc(work: Work) -> Iterator[tuple[int, str, list[int]]]:
+    """Auto-routing as its book shows it: a script that sends every stored instance."""
+    port, http = free_port(), free_port()
+    folder = work.folder
+    (folder / "route.lua").write_text(
+        "function OnStoredInstance(instanceId, tags, metadata)\n  SendToModality(instanceId, 'sink')\nend\n"
+    )
+    configuration = {
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "DicomPort": port,
+        "HttpPort": http,
+        "DicomAet": "ORTHANC",
+        "RemoteAccessAllowed": False,
+        "DicomAlwaysAllowStore": True,
+        "LuaScripts": [str(folder / "route.lua")] if work.sinks else [],
+        "DicomModalities": {"sink": ["SINK", "127.0.0.1", work.sinks[0].port]} if work.sinks else {},
+        "ConcurrentJobs": 4,
+        "DicomThreadsCount": 4,
+        "StorageCompression": False,
+    }
+    (folder / "orthanc.json").write_text(json.dumps(configuration))
+    program = shutil.which("Orthanc", path=os.environ["PATH"] + ":/usr/sbin") or "Orthanc"
+    with process([program, str(folder / "orthanc.json")], folder / "orthanc.log", {"TCP_NODELAY": "1"}) as child:
+        wait_port(port, child)
+        yield port, "ORTHANC", [child.pid]
+
+
+System = Callable[[Work], contextlib.AbstractContextManager[tuple[int, str, list[int]]]]
+SYSTEMS: dict[str, System] = {"router": router, "storescp": storescp, "orthanc": orthanc}
+
+
+def run(system: System, work: Work) -> Figures:
+    work.folder.mkdir(parents=True)
+    work.sinks = [
+        Sink(work.tools, work.objects, work.folder / f"sink{index}.log") for index in range(work.destinations)
+    ]
+    log = work.folder / "load.log"
+    with system(work) as (port, called, pids):
+        before = sum(map(cpu_of, pids))
+        started = time.monotonic()
+        load = subprocess.run(
+            [
+                str(work.tools / "load"), "127.0.0.1", str(port), called, "BENCH", str(work.associations), str(work.objects),
+                str(work.size), str(work.per_association), str(work.first), str(log),
+            ],
+            check=True, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        sent = json.loads(load.stdout)
+        (work.folder / "ended").touch()
+        if work.sinks and not sent["failures"]:
+            seconds = max(sink.wait() for sink in work.sinks) - started
+        else:
+            seconds = sent["seconds"]
+        cpu = sum(map(cpu_of, pids)) - before
+        rss = sum(map(peak_rss_of, pids))
+    answered: dict[str, str] = {}
+    times = []
+    for line in log.read_text().splitlines():
+        uid, digest, status, took = line.split()
+        times.append(float(took))
+        if status == "0":
+            answered[uid] = digest
+    lost = damaged = duplicates = 0
+    for sink in work.sinks:
+        found = sink.close()
+        lost += sum(uid not in found for uid in answered)
+        damaged += sum(digest != answered.get(uid, digest) for uid, digests in found.items() for digest in digests)
+        duplicates += sum(len(digests) - 1 for digests in found.values())
+    shutil.rmtree(work.folder)
+    times.sort()
+    return Figures(
+        seconds=seconds, objects=work.objects, size=work.size, failures=sent["failures"], lost=lost, damaged=damaged,
+        duplicates=duplicates, cpu_seconds=cpu, peak_rss=rss, p50=times[len(times) // 2], p99=times[len(times) * 99 // 100],
+    )  # fmt: skip
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values) if values else 0.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flow", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="small counts, one round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", default="16KiB,512KiB,100MiB")
+    parser.add_argument("--destinations", default="0,1,3")
+    parser.add_argument("--systems", default="router,storescp,orthanc")
+    parser.add_argument("--associations", type=int, default=4)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of objects")
+    parser.add_argument("--folder", type=Path, help="where spools and stores lie; default: a temporary folder")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(argv)
+    rounds = 1 if options.quick else options.rounds
+    units = {"16KiB": (16 * KIB, 4000), "512KiB": (512 * KIB, 1200), "100MiB": (100 * MIB, 12)}
+    rows = []
+    number = 1
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        tools = build_tools(Path(temporary) / "tools")
+        for label in options.sizes.split(","):
+            size, objects = units[label]
+            objects = max(options.associations, int(objects * options.scale / (20 if options.quick else 1)))
+            for destinations in [int(text) for text in options.destinations.split(",")]:
+                results: dict[str, list[Figures]] = {}
+                for _ in range(rounds):
+                    for name in options.systems.split(","):
+                        if (destinations > 1 and name != "router") or (destinations == 0 and name == "orthanc"):
+                            continue  # DCMTK's pipeline and the Lua script send to one place; Orthanc's receiving is not compared
+                        work = Work(
+                            folder=Path(temporary) / f"run{number}", tools=tools, size=size, objects=objects,
+                            associations=options.associations, destinations=destinations,
+                            per_association=max(1, min(50, objects // options.associations // 2)), first=number * 1_000_000,
+                        )  # fmt: skip
+                        number += 1
+                        results.setdefault(name, []).append(run(SYSTEMS[name], work))
+                for name, figures in results.items():
+                    rows.append(
+                        {
+                            "size": label, "destinations": destinations, "system": name, "rounds": len(figures), "objects": objects,
+                            "rate": median([f.rate for f in figures]), "mb_s": median([f.megabytes for f in figures]),
+                            "cpu_s_per_gb": median([f.cpu_seconds / (f.objects * f.size / 1e9) for f in figures]),
+                            "rss_mb": median([f.peak_rss / 1e6 for f in figures]), "p50_ms": median([f.p50 * 1e3 for f in figures]),
+                            "p99_ms": median([f.p99 * 1e3 for f in figures]), "failures": sum(f.failures for f in figures),
+                            "lost": sum(f.lost for f in figures), "damaged": sum(f.damaged for f in figures),
+                            "duplicates": sum(f.duplicates for f in figures),
+                        }
+                    )  # fmt: skip
+                    print_row(rows[-1], rows)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    wrong = [row for row in rows if row["system"] == "router" and (row["failures"] or row["lost"] or row["damaged"])]
+    return 1 if wrong else 0
+
+
+def print_row(row: dict[str, object], rows: list[dict[str, object]]) -> None:
+    if len(rows) == 1:
+        print("size     dest system      objects/s     MB/s  CPU s/GB  RSS MB   p50 ms   p99 ms  n x rounds   lost damaged dup")
+    print(
+        f"{row['size']:8} {row['destinations']:4} {row['system']:10} {row['rate']:10.0f} {row['mb_s']:8.0f} {row['cpu_s_per_gb']:9.2f}"
+        f" {row['rss_mb']:7.0f} {row['p50_ms']:8.2f} {row['p99_ms']:8.2f}  {row['objects']} x {row['rounds']}"
+        f"   {row['lost']} {row['damaged']} {row['duplicates']}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
