@@ -1,0 +1,439 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The native seam: PDUs and PDVs in, P-DATA-TF headers out, the walk over data set elements.
+
+Covers the framing of PS3.8 §9.3 (PDU header, PDV item, message control header) and of PS3.5 §7 (data elements, sequences, items,
+encapsulated Pixel Data). Knows nothing about the content of a PDU other than P-DATA-TF, about presentation contexts, associations,
+or what an element means. A plain-Python reference of each class is in ``tests/support``; the tests compare the two.
+
+Three rules keep it safe. Every byte is read below an end that was compared first. Every length from the wire meets a limit before
+anything is allocated. Nothing is kept of the caller's buffer once a call has returned.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
+
+
+cdef inline uint32_t be32(const uint8_t* p) noexcept nogil:
+    return (<uint32_t>p[0] << 24) | (<uint32_t>p[1] << 16) | (<uint32_t>p[2] << 8) | p[3]
+
+
+cdef inline void put_be32(uint8_t* p, uint32_t value) noexcept nogil:
+    p[0] = <uint8_t>(value >> 24)
+    p[1] = <uint8_t>(value >> 16)
+    p[2] = <uint8_t>(value >> 8)
+    p[3] = <uint8_t>value
+
+
+# Receiving PDUs --------------------------------------------------------------------------------------------
+
+cdef enum:
+    P_DATA_TF = 4
+    # The fixed PDUs have a body of 4 bytes; peers that write more are tolerated up to here.
+    FIXED_PDU_LIMIT = 64
+    # What an unstrict reader takes in a P-DATA-TF, whatever was announced.
+    TOLERATED_PDATA = 16 << 20
+
+cdef enum ReaderState:
+    AT_PDU_HEADER
+    IN_BODY
+    AT_PDV_HEADER
+    IN_PDV
+    FAILED
+
+
+cdef class PduReader:
+    """Finds PDUs and PDVs in the bytes of one association, however the network cut them.
+
+    A P-DATA-TF body is never copied or kept: its PDVs are given as positions into the buffer that was fed. Held back are at most
+    6 header bytes, and the body of another PDU until it is whole.
+
+    Args:
+        max_pdata: Longest P-DATA-TF variable field taken, bytes: what we announced (PS3.8 D.1). 0 stands for 16 MiB.
+        max_associate: Longest A-ASSOCIATE-RQ or -AC variable field taken, bytes.
+        strict: False takes P-DATA-TF up to 16 MiB although less was announced.
+
+    Standard: PS3.8 §9.3.1 and Annex E.
+    """
+
+    cdef uint8_t _header[6]
+    cdef int _have
+    cdef ReaderState _state
+    cdef uint8_t _type
+    cdef uint8_t _context
+    cdef uint8_t _control
+    cdef uint32_t _left
+    cdef uint32_t _pdv_left
+    cdef uint32_t _max_pdata
+    cdef uint32_t _max_associate
+    cdef bytearray _body
+
+    def __init__(self, uint32_t max_pdata, uint32_t max_associate=1 << 20, bint strict=True):
+        self._have = 0
+        self._state = AT_PDU_HEADER
+        self._left = self._pdv_left = 0
+        self._body = None
+        if max_pdata == 0 or (not strict and max_pdata < TOLERATED_PDATA):
+            max_pdata = TOLERATED_PDATA
+        self._max_pdata = max_pdata
+        self._max_associate = max_associate
+
+    @property
+    def mid_pdu(self):
+        """True while a PDU has begun and not ended."""
+        return self._state != FAILED and (self._state != AT_PDU_HEADER or self._have > 0)
+
+    @property
+    def buffered(self):
+        """Bytes held until more arrive."""
+        return self._have + (len(self._body) if self._body is not None else 0)
+
+    def feed(self, data):
+        """The next bytes from the peer.
+
+        Returns a list, in order of arrival, of
+
+        * ``(pdu_type, body)``: a whole PDU other than P-DATA-TF (types 1, 2, 3, 5, 6, 7);
+        * ``(4, context_id, control, start, end, complete)``: ``data[start:end]`` belongs to a PDV. ``complete`` is False when the
+          rest of this PDV comes with a later call. ``control`` is the message control header as received: only bits 0 (command) and
+          1 (last fragment) mean anything (PS3.8 E.2);
+        * ``(0, PeerProtocolError)``: always the last; nothing is read after it.
+        """
+        cdef list items = []
+        cdef Py_buffer view
+        if self._state == FAILED:
+            return items
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self._scan(<const uint8_t*>view.buf, view.len, items)
+        finally:
+            PyBuffer_Release(&view)
+        return items
+
+    cdef int _fail(self, list items, str text, reason) except -1:
+        self._state = FAILED
+        self._have = 0
+        self._body = None
+        items.append((0, PeerProtocolError(text, reason)))
+        return 0
+
+    cdef inline Py_ssize_t _gather(self, const uint8_t* p, Py_ssize_t available) noexcept:
+        """Bring the 6 header bytes together; returns how many were taken."""
+        cdef Py_ssize_t take = 6 - self._have
+        if take > available:
+            take = available
+        memcpy(self._header + self._have, p, take)
+        self._have += <int>take
+        return take
+
+    cdef int _scan(self, const uint8_t* data, Py_ssize_t n, list items) except -1:
+        cdef Py_ssize_t p = 0
+        cdef Py_ssize_t take
+        cdef uint32_t length, cap
+        while p < n:
+            if self._state == IN_PDV:
+                take = n - p
+                if take > self._pdv_left:
+                    take = self._pdv_left
+                self._pdv_left -= <uint32_t>take
+                self._left -= <uint32_t>take
+                items.append((P_DATA_TF, self._context, self._control, p, p + take, self._pdv_left == 0))
+                p += take
+                if self._pdv_left == 0:
+                    self._state = AT_PDV_HEADER if self._left else AT_PDU_HEADER
+
+            elif self._state == AT_PDV_HEADER:
+                # PDV item: length (4, counting what follows), presentation context id, message control header, fragment.
+                if self._have == 0 and self._left < 6:
+                    return self._fail(items, "PDV beyond its PDU", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+                p += self._gather(data + p, n - p)
+                if self._have < 6:
+                    return 0
+                self._have = 0
+                length = be32(self._header)
+                if length < 2:
+                    return self._fail(items, "PDV length below 2", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+                if length > self._left - 4:
+                    return self._fail(items, "PDV beyond its PDU", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+                self._context = self._header[4]
+                self._control = self._header[5]
+                self._left -= 6
+                self._pdv_left = length - 2
+                if self._pdv_left:
+                    self._state = IN_PDV
+                else:
+                    items.append((P_DATA_TF, self._context, self._control, p, p, True))
+                    self._state = AT_PDV_HEADER if self._left else AT_PDU_HEADER
+
+            elif self._state == AT_PDU_HEADER:
+                # PDU: type (1), reserved (1, not tested), length of the variable field (4).
+                if self._have == 0 and not 1 <= data[p] <= 7:
+                    # At once: the "length" of an HTTP request or a TLS ClientHello would be waited for in vain.
+                    return self._fail(items, "unrecognized PDU type", AbortReason.UNRECOGNIZED_PDU)
+                p += self._gather(data + p, n - p)
+                if self._have < 6:
+                    return 0
+                self._have = 0
+                self._type = self._header[0]
+                length = be32(self._header + 2)
+                if self._type == P_DATA_TF:
+                    cap = self._max_pdata
+                elif self._type <= 2:
+                    cap = self._max_associate
+                else:
+                    cap = FIXED_PDU_LIMIT
+                if length > cap:
+                    return self._fail(items, "PDU length over its limit", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+                self._left = length
+                if self._type == P_DATA_TF:
+                    if length:
+                        self._state = AT_PDV_HEADER
+                elif length:
+                    self._state = IN_BODY
+                else:
+                    items.append((self._type, b""))
+
+            else:  # IN_BODY
+                take = n - p
+                if take > self._left:
+                    take = self._left
+                if self._body is None and take == self._left:
+                    items.append((self._type, PyBytes_FromStringAndSize(<const char*>data + p, take)))
+                    self._state = AT_PDU_HEADER
+                else:
+                    if self._body is None:
+                        self._body = bytearray()
+                    self._body += PyBytes_FromStringAndSize(<const char*>data + p, take)
+                    if take == self._left:
+                        items.append((self._type, bytes(self._body)))
+                        self._body = None
+                        self._state = AT_PDU_HEADER
+                self._left -= <uint32_t>take
+                p += take
+        return 0
+
+
+# Sending messages ------------------------------------------------------------------------------------------
+
+cdef enum:
+    # PDU header and PDV item header before each fragment.
+    HEADERS = 12
+    # P-DATA-TF we send to a peer that set no limit.
+    DEFAULT_PDU = 131072
+    # And the longest at all: a peer that announces gigabytes would otherwise be sent a PDU we could not abort within.
+    LONGEST_PDU = 1 << 20
+    # Fragments below this are copied together instead of being given as slices: one buffer for each would cost more than the copy.
+    SMALL_FRAGMENT = 2048
+    # A message up to this size becomes one bytes object.
+    SMALL_MESSAGE = 4096
+
+    COMMAND_FRAGMENT = 1
+    LAST_FRAGMENT = 2
+
+
+cdef Py_ssize_t fragment_size(unsigned long long max_length) except -1:
+    """Data bytes per fragment for a peer's maximum length: even, PDV header counted (PS3.8 D.1, E.1)."""
+    if max_length == 0:
+        max_length = DEFAULT_PDU
+    elif max_length < 8:
+        raise LocalProtocolError("the peer's maximum length leaves no room for data")
+    elif max_length > LONGEST_PDU:
+        max_length = LONGEST_PDU
+    return <Py_ssize_t>((max_length - 6) & ~<unsigned long long>1)
+
+
+cdef inline void put_headers(uint8_t* p, uint8_t context_id, uint8_t control, Py_ssize_t data) noexcept nogil:
+    """The 12 bytes before a fragment of ``data`` bytes: P-DATA-TF header, then PDV item header."""
+    p[0] = P_DATA_TF
+    p[1] = 0
+    put_be32(p + 2, <uint32_t>(data + 6))
+    put_be32(p + 6, <uint32_t>(data + 2))
+    p[10] = context_id
+    p[11] = control
+
+
+cdef bytes frame_copied(uint8_t context_id, uint8_t kind, const uint8_t* data, Py_ssize_t n, Py_ssize_t fragment):
+    """A whole command or data set in P-DATA-TF PDUs of its own, in one bytes object."""
+    cdef Py_ssize_t count = (n + fragment - 1) // fragment if n else 1
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n + count * HEADERS)
+    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(out)
+    cdef Py_ssize_t take
+    while True:
+        take = n if n < fragment else fragment
+        put_headers(to, context_id, kind | (LAST_FRAGMENT if take == n else 0), take)
+        memcpy(to + HEADERS, data, take)
+        to += HEADERS + take
+        data += take
+        n -= take
+        if n == 0:
+            return out
+
+
+cdef class MessageFramer:
+    """Puts P-DATA-TF headers around a data set that is given piece by piece.
+
+    Fragments follow the total size and not the pieces: each is as long as the peer takes, and may begin in one piece and end
+    in the next. So all but the last are even.
+
+    Args:
+        context_id: Presentation context id of the message.
+        size: Bytes of the whole data set. 0 gives one empty last fragment.
+        max_length: The peer's maximum length; 0 is no limit.
+
+    Raises:
+        LocalProtocolError: If ``max_length`` is 1 to 7, which leaves no room for data.
+
+    Standard: PS3.8 §9.3.5, Annex D.1 and E.
+    """
+
+    cdef uint8_t _context_id
+    cdef Py_ssize_t _fragment
+    cdef Py_ssize_t _fragment_left
+    cdef unsigned long long _left
+    cdef bint _done
+
+    def __init__(self, uint8_t context_id, unsigned long long size, unsigned long long max_length):
+        self._context_id = context_id
+        self._fragment = fragment_size(max_length)
+        self._fragment_left = 0
+        self._left = size
+        self._done = False
+
+    cdef inline uint8_t _open(self, Py_ssize_t* length) noexcept:
+        """Begin the next fragment: sets its length, returns its message control header."""
+        if self._left <= <unsigned long long>self._fragment:
+            self._fragment_left = <Py_ssize_t>self._left
+            length[0] = self._fragment_left
+            return LAST_FRAGMENT
+        self._fragment_left = length[0] = self._fragment
+        return 0
+
+    cdef bytes _copied(self, const uint8_t* data, Py_ssize_t n):
+        """``data`` with the headers that begin within it, in one bytes object."""
+        cdef Py_ssize_t beginning = n - self._fragment_left
+        cdef Py_ssize_t count = (beginning + self._fragment - 1) // self._fragment if beginning > 0 else 0
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, n + count * HEADERS)
+        cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(out)
+        cdef Py_ssize_t take, length = 0
+        cdef uint8_t control
+        while n:
+            if self._fragment_left == 0:
+                control = self._open(&length)
+                put_headers(to, self._context_id, control, length)
+                to += HEADERS
+            take = n if n < self._fragment_left else self._fragment_left
+            memcpy(to, data, take)
+            to += take
+            data += take
+            n -= take
+            self._fragment_left -= take
+            self._left -= <unsigned long long>take
+        return out
+
+    cdef int _slices(self, object chunk, Py_ssize_t n, list out) except -1:
+        cdef Py_ssize_t p = 0, take, length = 0
+        cdef uint8_t control
+        cdef uint8_t header[HEADERS]
+        cdef object whole = None
+        while p < n:
+            if self._fragment_left == 0:
+                control = self._open(&length)
+                put_headers(header, self._context_id, control, length)
+                out.append(PyBytes_FromStringAndSize(<const char*>header, HEADERS))
+            take = n - p
+            if take > self._fragment_left:
+                take = self._fragment_left
+            if take == n:
+                out.append(chunk)
+            else:
+                if whole is None:
+                    whole = memoryview(chunk)
+                    if whole.itemsize != 1:
+                        whole = whole.cast("B")
+                out.append(whole[p : p + take])
+            p += take
+            self._fragment_left -= take
+            self._left -= <unsigned long long>take
+        return 0
+
+    cdef int _feed(self, object chunk, list out) except -1:
+        cdef Py_buffer view
+        cdef uint8_t header[HEADERS]
+        PyObject_GetBuffer(chunk, &view, PyBUF_SIMPLE)
+        try:
+            if <unsigned long long>view.len > self._left:
+                raise LocalProtocolError("more data than the size that was said")
+            if self._done:
+                return 0
+            if self._left == 0:
+                put_headers(header, self._context_id, LAST_FRAGMENT, 0)
+                out.append(PyBytes_FromStringAndSize(<const char*>header, HEADERS))
+            elif view.len == 0:
+                return 0
+            elif self._fragment < SMALL_FRAGMENT:
+                out.append(self._copied(<const uint8_t*>view.buf, view.len))
+            else:
+                self._slices(chunk, view.len, out)
+            self._done = self._left == 0
+        finally:
+            PyBuffer_Release(&view)
+        return 0
+
+    @property
+    def left(self):
+        """Bytes of the data set not fed yet."""
+        return self._left
+
+    def feed(self, chunk):
+        """The next bytes of the data set; returns the buffers to write, in order. Slices refer to ``chunk``.
+
+        Raises:
+            LocalProtocolError: If this is more than ``size``.
+        """
+        cdef list out = []
+        self._feed(chunk, out)
+        return out
+
+
+def frame_message(uint8_t context_id, bytes command not None, chunks, unsigned long long size, unsigned long long max_length):
+    """A whole DIMSE message as buffers to write in order.
+
+    Command set and data set never share a P-DATA-TF (PS3.8 E.2 would allow it, some acceptors do not). A message of up to 4 KiB is
+    one bytes object; otherwise the command set and the first header are one, and the data is slices of ``chunks``.
+
+    Args:
+        context_id: Presentation context id.
+        command: The encoded command set.
+        chunks: The data set in pieces, ``size`` bytes together. No chunks: the message has no data set.
+        size: Bytes of the data set.
+        max_length: The peer's maximum length; 0 is no limit.
+
+    Raises:
+        LocalProtocolError: If ``max_length`` is 1 to 7, or ``size`` is not what the chunks hold.
+    """
+    cdef Py_ssize_t fragment = fragment_size(max_length)
+    cdef const uint8_t* command_bytes = <const uint8_t*>PyBytes_AS_STRING(command)
+    cdef bytes head = frame_copied(context_id, COMMAND_FRAGMENT, command_bytes, len(command), fragment)
+    cdef list out
+    cdef MessageFramer framer
+    if not chunks:
+        if size:
+            raise LocalProtocolError("less data than the size that was said")
+        return [head]
+    framer = MessageFramer(context_id, size, max_length)
+    out = []
+    for chunk in chunks:
+        framer._feed(chunk, out)
+    if framer._left:
+        raise LocalProtocolError("less data than the size that was said")
+    if len(head) + size + HEADERS <= SMALL_MESSAGE:
+        out.insert(0, head)
+        return [b"".join(out)]
+    if type(out[0]) is bytes and len(<bytes>out[0]) == HEADERS:
+        out[0] = head + <bytes>out[0]
+    else:
+        out.insert(0, head)
+    return out
