@@ -45,7 +45,7 @@ def main() -> None:
                 continue
         if pending is None:
             number += 1
-            uid = f"2.25.{seed:06d}1{number:049d}".replace("2.25.0", "2.25.9")
+            uid = f"2.25.{seed:06d}1{number:048d}".replace("2.25.0", "2.25.9")
             body = template[random_.choices(SIZES, WEIGHTS)[0]].replace(b"1" * 60, uid.encode())
             pending = uid, body
         uid, body = pending

@@ -1,0 +1,77 @@
+"""The rule set that decides now, and how it is replaced: parse, check, run its tests, swap one reference between two objects.
+
+Anything wrong keeps the old rules, says where (``file:line:column``) and sets
+``dicom_router_config_last_reload_successful`` to 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import watchfiles
+
+from router.errors import ConfigError
+from router.ports import Log
+from router.routing import RuleSet
+
+
+class RulesInForce:
+    """Owns the current ``RuleSet``.
+
+    Args:
+        load: Reads the rule folder; raises ConfigError with every problem. Runs in a thread.
+        reloaded: Told of every attempt: whether it succeeded.
+        changed: Called on the loop after other rules have come into force.
+    """
+
+    def __init__(
+        self,
+        current: RuleSet,
+        *,
+        load: Callable[[], RuleSet],
+        log: Log,
+        reloaded: Callable[[bool], None],
+        changed: Callable[[RuleSet], None],
+    ) -> None:
+        self.current = current
+        self.problems: list[str] = []
+        """Of the last attempt; empty when it succeeded."""
+        self._load = load
+        self._log = log
+        self._reloaded = reloaded
+        self._changed = changed
+        self._lock = asyncio.Lock()
+
+    def __call__(self) -> RuleSet:
+        return self.current
+
+    async def reload(self) -> list[str]:
+        """Replace the rules if the new ones are right; gives the problems, empty on success.
+
+        Cancelling it is safe: the old rules stay.
+        """
+        async with self._lock:
+            try:
+                fresh = await asyncio.to_thread(self._load)
+            except ConfigError as error:
+                self.problems = error.problems
+                self._reloaded(False)
+                for problem in error.problems:
+                    self._log.error("rules refused, the old ones stay in force", problem=problem)
+                return self.problems
+            self.problems = []
+            before, self.current = self.current, fresh
+            self._reloaded(True)
+            for warning in fresh.warnings:
+                self._log.warning("rules", warning=warning)
+            if fresh.version != before.version:
+                self._log.info("rules reloaded", version=fresh.version, before=before.version)
+                self._changed(fresh)
+            return []
+
+    async def watch(self, folder: Path) -> None:
+        """Reload whenever a file of the folder changes; runs until cancelled."""
+        async for _ in watchfiles.awatch(folder, debounce=400, step=100, recursive=False):
+            await self.reload()

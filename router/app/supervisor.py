@@ -1,0 +1,108 @@
+"""Runs one router in this process: the loop, the signals, the exit code.
+
+SIGTERM drains (a second one stops now), SIGHUP reloads. Exit codes: 0 drained, 1 could not start, 3 the disk or the ledger
+failed under us (nothing was acknowledged after it), 78 the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from router.app.config import Config, load_config
+from router.app.router import Router
+from router.errors import ConfigError, RouterError
+from router.observe.logs import configure_logging, get_logger
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_STORAGE = 3
+EXIT_CONFIG = 78
+
+# The loop and the two commit threads share one interpreter lock. The default of 5 ms is how long a thread back from the
+# disk would wait for a busy loop to yield; an answer would wait as long.
+SWITCH_INTERVAL = 0.0005
+
+
+def run(config_path: Path | None, env: Mapping[str, str] | None = None) -> int:
+    """Run until told to stop; gives the exit code."""
+    environment = os.environ if env is None else env
+    try:
+        config = load_config(config_path, environment)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return EXIT_CONFIG
+    configure_logging(config.log_format, level=config.log_level, uids=config.log_uids)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    os.umask(0o077)
+    return run_loop(_main(config))
+
+
+def run_loop(main: object) -> int:
+    """One event loop for the process; uvloop where it exists."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)  # type: ignore[arg-type]
+    return uvloop.run(main)  # type: ignore[arg-type, no-any-return]
+
+
+async def _main(config: Config) -> int:
+    log = get_logger()
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    now = asyncio.Event()
+
+    def terminate() -> None:
+        if stopping.is_set():
+            now.set()
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, terminate)
+    try:
+        router = await Router.start(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return EXIT_CONFIG
+    except (RouterError, OSError) as error:
+        log.error("could not start", reason=str(error))
+        print(f"dicom-router: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    reloads: set[asyncio.Task[object]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(router.rules.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    failed = loop.create_task(router.failed.wait())
+    stopped = loop.create_task(stopping.wait())
+    await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if router.failed.is_set():
+        stopped.cancel()
+        log.error("stopping: storage failed; nothing was acknowledged after it", reason=router.failure)
+        # Nothing more can be made durable, so there is nothing to finish: leave before anybody is misled.
+        await router.close(grace=0)
+        return EXIT_STORAGE
+    failed.cancel()
+    log.info("draining", grace=config.shutdown_grace)
+    drain = loop.create_task(router.close(grace=config.shutdown_grace))
+    at_once = loop.create_task(now.wait())
+    await asyncio.wait({drain, at_once}, return_when=asyncio.FIRST_COMPLETED)
+    if not drain.done():
+        log.warning("stopping now")
+        drain.cancel()
+        await asyncio.wait({drain}, timeout=5)
+        return EXIT_OK
+    at_once.cancel()
+    await drain
+    log.info("stopped")
+    return EXIT_OK
