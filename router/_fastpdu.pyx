@@ -747,6 +747,11 @@ cdef class ElementWalker:
         return self._position + self._have
 
     @property
+    def past_header(self):
+        """Whether Pixel Data has been reached: nothing that describes the image comes after it."""
+        return self._past_header
+
+    @property
     def explicit(self):
         """Whether the data set is in explicit VR, as its first element shows."""
         return self._stack[0].explicit

@@ -1,7 +1,7 @@
 """The data dictionary (PS3.6): keyword to tag, tag to VR and keyword, and what a misspelt keyword may have meant.
 
-A tag is one number here: group << 16 | element. The registry is pydicom's; it is loaded at the first question, not at import.
-Private elements have no keyword: ``parse_tag`` reads them as ``gggg,eeee``, and their VR is not known.
+A tag is one number here: group << 16 | element. The registry is pydicom's; it is loaded at the first question, not at
+import. Private elements have no keyword: ``parse_tag`` reads them as ``gggg,eeee``, and their VR is not known.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from functools import lru_cache
 
 _TAG = re.compile(r"\(?([0-9a-fA-F]{4}),? ?([0-9a-fA-F]{4})\)?")
-# The dictionary leaves some VRs open ("US or SS"); which it is depends on Pixel Representation. The first is right for most.
+# The dictionary leaves some VRs open ("US or SS"); which it is depends on Pixel Representation. The first is right
+# for most.
 _FIRST_OF = " or "
 
 
@@ -50,7 +51,8 @@ def tag_of(keyword: str) -> int | None:
 
 
 def vr_of(tag: int) -> str | None:
-    """The VR of a tag: of a standard element (repeating groups too), of a group length or private creator; otherwise None."""
+    """The VR of a tag: of a standard element (repeating groups too), of a group length or private creator; otherwise
+    None."""
     entry = _entry(tag)
     if entry is not None:
         return entry[0]

@@ -1,7 +1,7 @@
 """The head of a Part 10 file: writing one around a received data set, and reading where the data set of a file begins.
 
-PS3.10 §7.1. The file meta information is always explicit VR little endian and is made by us: none travels over an association
-(PS3.8). Knows nothing of folders or file names, and does not look at the data set.
+PS3.10 §7.1. The file meta information is always explicit VR little endian and is made by us: none travels over an
+association (PS3.8). Knows nothing of folders or file names, and does not look at the data set.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _ascii(uid: str) -> bytes:
 def read_part10(file: BinaryIO) -> FileMeta:
     """Read the head of a Part 10 file; leaves ``file`` at the data set.
 
-    The group length is not relied on: reading goes on while elements are of group 2. The transfer syntax defaults to implicit
-    VR little endian.
+    The group length is not relied on: reading goes on while elements are of group 2. The transfer syntax defaults to
+    implicit VR little endian.
 
     Raises:
         DatasetError: CANNOT_UNDERSTAND, if this is no Part 10 file or its meta information is cut or longer than 1 MiB.

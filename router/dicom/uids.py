@@ -1,7 +1,8 @@
 """UIDs: what is a valid one, which transfer syntaxes exist, which SOP classes are not for storage, and their names.
 
-PS3.5 §9 (UID), PS3.5 §10 and Annex A (transfer syntaxes), PS3.6 Annex A (the registry). The tables that receiving needs are here; the full
-registry of names is pydicom's and is loaded at the first question for a name. Nothing here knows of presentation contexts.
+PS3.5 §9 (UID), PS3.5 §10 and Annex A (transfer syntaxes), PS3.6 Annex A (the registry). The tables that receiving
+needs are here; the full registry of names is pydicom's and is loaded at the first question for a name. Nothing here
+knows of presentation contexts.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def valid_uid(text: str) -> bool:
 
 
 def clean(value: bytes | str) -> str:
-    """A UID as peers mean it: padding of NUL or space trimmed at both ends. Bytes are read as Latin-1, so this never raises."""
+    """A UID as peers mean it: padding of NUL or space trimmed at both ends. Bytes are read as Latin-1, so this never
+    raises."""
     text = value if isinstance(value, str) else value.decode("latin-1")
     return text.strip("\0 ")
 
@@ -203,7 +205,7 @@ def _squeeze(name: str) -> str:
 @lru_cache(maxsize=1)
 def _names() -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """(squeezed name to UID of SOP classes, the same of transfer syntaxes, UID to keyword)."""
-    from pydicom.uid import UID_dictionary
+    from pydicom._uid_dict import UID_dictionary
 
     classes: dict[str, str] = {}
     syntaxes: dict[str, str] = {}

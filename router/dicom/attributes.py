@@ -1,0 +1,157 @@
+"""What rules and people see of a data set: values by path, decoded when they are asked for.
+
+PS3.5 §6.2 (value representations). A path is ``(tag,)`` or ``(sequence, item number, tag, ...)``, a tag is group <<
+16 | element. Knows nothing of framing, files or rules: the values come from the element walker as bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable
+
+from router.dicom import dictionary
+from router.dicom.charset import decode
+
+Path = tuple[int, ...]
+
+SPECIFIC_CHARACTER_SET: Path = (0x00080005,)
+SOP_CLASS_UID: Path = (0x00080016,)
+SOP_INSTANCE_UID: Path = (0x00080018,)
+ACCESSION_NUMBER: Path = (0x00080050,)
+MODALITY: Path = (0x00080060,)
+PATIENT_ID: Path = (0x00100020,)
+STUDY_INSTANCE_UID: Path = (0x0020000D,)
+SERIES_INSTANCE_UID: Path = (0x0020000E,)
+
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+_ONE_VALUE = frozenset(("LT", "ST", "UT", "UR"))
+"""Text in which a backslash is a character (PS3.5 §6.4)."""
+_TRAILING_ONLY = frozenset(("LT", "ST", "UT", "UR", "UC", "PN"))
+"""Text whose leading spaces mean something."""
+_NO_TEXT = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ"))
+_CONTROL = frozenset(range(32)) - frozenset(b"\t\n\f\r\x1b")
+
+
+class Attributes:
+    """Values of one data set.
+
+    Args:
+        collected: (path, VR, value) as the walker gives them; VR "" where the encoding does not say it.
+        little_endian: Of the transfer syntax.
+        available: False when the head of the data set was over a limit or its transfer syntax is not known: then an
+        element
+            that is not here may be in the data set all the same.
+        has_meta: The data set began with group 0002.
+    """
+
+    __slots__ = ("_character_set", "_little", "_texts", "_values", "available", "has_meta")
+
+    def __init__(
+        self,
+        collected: Iterable[tuple[Path, str, bytes]] = (),
+        *,
+        little_endian: bool = True,
+        available: bool = True,
+        has_meta: bool = False,
+    ) -> None:
+        self._values = {path: (vr, value) for path, vr, value in collected}
+        self._little = little_endian
+        self._texts: dict[Path, tuple[str, ...]] = {}
+        self._character_set: tuple[str, ...] | None = None
+        self.available = available
+        self.has_meta = has_meta
+
+    def vr(self, path: Path) -> str:
+        """VR of an element that is here: what its encoding says, else what the dictionary says, else ""."""
+        vr = self._values[path][0]
+        return vr if vr and vr != "UN" else dictionary.vr_of(path[-1]) or ""
+
+    def texts(self, path: Path) -> tuple[str, ...] | None:
+        """Values as text: None if the element is missing or longer than is looked at, () if it is empty.
+
+        Padding is trimmed as the VR asks. PN gives its alphabetic group, numbers their shortest form, AT
+        ``gggg,eeee``; sequences and bulk data give (). A value of unknown VR is read as text if it looks like text.
+        """
+        known = self._texts.get(path)
+        if known is not None:
+            return known
+        if path not in self._values:
+            return None
+        found = self._texts[path] = self._read(self.vr(path), self._values[path][1])
+        return found
+
+    def numbers(self, path: Path) -> tuple[float, ...] | None:
+        """Values as numbers, whole ones as int; None if the element is missing. Values that are no finite number are
+        left out."""
+        entry = self._values.get(path)
+        if entry is None:
+            return None
+        kind = _BINARY.get(self.vr(path))
+        if kind is not None:
+            return tuple(number for number in self._unpack(kind, entry[1]) if math.isfinite(number))
+        return tuple(number for text in self.texts(path) or () if (number := _number(text)) is not None)
+
+    def _unpack(self, kind: str, value: bytes) -> tuple[float, ...]:
+        count = len(value) // struct.calcsize("=" + kind)
+        return struct.unpack_from(f"{'<' if self._little else '>'}{count}{kind}", value)
+
+    def _read(self, vr: str, value: bytes) -> tuple[str, ...]:
+        if vr == "UI":
+            stripped = value.strip(b"\0 ")
+            if not stripped:
+                return ()
+            text = stripped.decode("latin-1")
+            return tuple(uid.strip("\0 ") for uid in text.split("\\")) if "\\" in text else (text,)
+        kind = _BINARY.get(vr)
+        if kind is not None:
+            return tuple(_shortest(number, vr) for number in self._unpack(kind, value))
+        if vr == "AT":
+            halves = self._unpack("H", value)
+            pairs = zip(halves[::2], halves[1::2], strict=False)
+            return tuple(f"{int(group):04x},{int(element):04x}" for group, element in pairs)
+        if vr in _NO_TEXT:
+            return ()
+        stripped = value.rstrip(b"\0 ")
+        if not stripped.strip(b"\0 \\") and b"\\" not in stripped:
+            return ()
+        if not vr and not _CONTROL.isdisjoint(stripped):
+            return ()
+        terms = () if value.isascii() and b"\x1b" not in value else self._terms()
+        text = decode(value, vr, terms)
+        if vr == "PN":
+            return tuple(name.partition("=")[0].rstrip("\0 ") for name in text.split("\\"))
+        if vr in _ONE_VALUE:
+            return (text.rstrip("\0 "),)
+        if vr in _TRAILING_ONLY:
+            return tuple(part.rstrip("\0 ") for part in text.split("\\"))
+        return tuple(part.strip("\0 ") for part in text.split("\\")) if "\\" in text else (text.strip("\0 "),)
+
+    def _terms(self) -> tuple[str, ...]:
+        """Specific Character Set; its values may be empty, so it is read without the trimming of others."""
+        if self._character_set is None:
+            value = self._values.get(SPECIFIC_CHARACTER_SET, ("CS", b""))[1]
+            self._character_set = tuple(term.strip("\0 ") for term in value.decode("latin-1").split("\\"))
+        return self._character_set
+
+
+def _shortest(number: float, vr: str) -> str:
+    """A binary number as people write it; FL has the digits of single precision."""
+    if isinstance(number, int):
+        return str(number)
+    return f"{number:.9g}" if vr == "FL" else repr(number).removesuffix(".0")
+
+
+def _number(text: str) -> float | None:
+    # Python reads "1_000", "nan" and "infinity"; DS and IS (PS3.5 §6.2) have none of them.
+    if "_" in text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,177 @@
+"""Looking at a data set while it streams past: is its framing whole, and what do the rules need of it.
+
+Puts together the element walker, the transfer syntax and, for deflated data sets, a bounded inflater. Holds no data
+set, decodes no pixels, raises nothing while data comes. Checking what the UIDs say is the business of who receives.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+
+from router._fastpdu import ElementWalker
+from router.dicom import attributes, uids
+from router.dicom.attributes import Attributes, Path
+from router.errors import DatasetError
+from router.model import Limits, Status
+from router.ports import Buffer
+
+ALWAYS: frozenset[Path] = frozenset(
+    (
+        attributes.SPECIFIC_CHARACTER_SET,
+        attributes.SOP_CLASS_UID,
+        attributes.SOP_INSTANCE_UID,
+        attributes.ACCESSION_NUMBER,
+        attributes.MODALITY,
+        attributes.PATIENT_ID,
+        attributes.STUDY_INSTANCE_UID,
+        attributes.SERIES_INSTANCE_UID,
+    )
+)
+"""Collected of every data set: the ledger's columns, and the character set that decodes the rest."""
+
+_INFLATE_STEP = 64 << 10
+
+
+@lru_cache(maxsize=16)
+def _with_always(wanted: frozenset[Path]) -> frozenset[Path]:
+    return wanted | ALWAYS
+
+
+class DatasetInspector:
+    """One data set, fed as it arrives.
+
+    A transfer syntax that we do not know makes the data set opaque: its framing is not judged and nothing is seen of
+    it. A deflated one is inflated up to ``limits.header_bytes`` and ``limits.inflate_ratio``; past that it is not
+    looked at any more.
+
+    Args:
+        transfer_syntax: UID as negotiated.
+        wanted: Paths that the rules name; ``ALWAYS`` is added.
+        limits: ``sequence_depth``, ``elements``, ``header_bytes``, ``inflate_ratio``.
+    """
+
+    __slots__ = ("_inflater", "_little", "_walker", "error", "size")
+
+    def __init__(self, transfer_syntax: str, wanted: frozenset[Path], limits: Limits) -> None:
+        self.size = 0
+        """Bytes of the data set so far, as received."""
+        self.error: DatasetError | None = None
+        """The first thing that was wrong; nothing is looked at after it."""
+        self._walker: ElementWalker | None = None
+        self._inflater: _Inflater | None = None
+        self._little = True
+        syntax = uids.lookup(transfer_syntax)
+        if syntax is None:
+            return
+        self._little = syntax.little_endian
+        self._walker = ElementWalker(
+            explicit=syntax.explicit,
+            little_endian=syntax.little_endian,
+            wanted=_with_always(wanted),
+            max_depth=limits.sequence_depth,
+            max_elements=limits.elements,
+            max_header_bytes=limits.header_bytes,
+        )
+        if syntax.deflated:
+            self._inflater = _Inflater(self._walker, limits.header_bytes, limits.inflate_ratio)
+
+    @property
+    def has_meta(self) -> bool:
+        """The data set begins with group 0002, which has no business there (PS3.5 §7.1)."""
+        return self._walker is not None and self._walker.has_meta
+
+    def feed(self, data: Buffer) -> None:
+        """The next bytes, one contiguous buffer of bytes. Never raises for what they hold: see ``error``."""
+        self.size += len(data)
+        if self._walker is None or self.error is not None:
+            return
+        try:
+            if self._inflater is None:
+                self._walker.feed(data)
+            else:
+                self._inflater.feed(data)
+        except DatasetError as error:
+            self.error = error
+
+    def finish(self) -> Attributes:
+        """The data set ends here; gives what was collected.
+
+        Raises:
+            DatasetError: The first thing that was wrong: FRAMING_ERROR, TOO_MANY_ELEMENTS, NESTED_TOO_DEEP.
+        """
+        if self.error is not None:
+            raise self.error
+        walker = self._walker
+        if walker is None:
+            return Attributes(available=False)
+        try:
+            if self._inflater is None:
+                walker.finish()
+            else:
+                self._inflater.finish()
+        except DatasetError as error:
+            self.error = error
+            raise
+        stopped = self._inflater is not None and self._inflater.stopped and not walker.past_header
+        return Attributes(
+            walker.collected,
+            little_endian=self._little,
+            available=not (walker.truncated or stopped),
+            has_meta=walker.has_meta,
+        )
+
+
+class _Inflater:
+    """Raw deflate (PS3.5 A.5) into a walker, bounded in output and in ratio: a kilobyte may hold a gigabyte of
+    zeros."""
+
+    __slots__ = ("_end", "_given", "_limit", "_ratio", "_taken", "_walker", "_zlib", "stopped")
+
+    def __init__(self, walker: ElementWalker, limit: int, ratio: int) -> None:
+        self._walker = walker
+        self._limit = limit
+        self._ratio = ratio
+        self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._taken = 0
+        self._given = 0
+        self._end = 0
+        self.stopped = False
+
+    def feed(self, data: Buffer) -> None:
+        if self.stopped:
+            return
+        if self._zlib.eof:
+            self._after_the_end(bytes(data))
+            return
+        self._taken += len(data)
+        waiting: Buffer = data
+        while True:
+            try:
+                out = self._zlib.decompress(waiting, _INFLATE_STEP)
+            except zlib.error:
+                raise DatasetError(Status.FRAMING_ERROR, "deflated data set is damaged") from None
+            self._given += len(out)
+            self._walker.feed(out)
+            if self._zlib.eof:
+                self._after_the_end(self._zlib.unused_data)
+                return
+            if self._given > self._limit or self._given > max(self._taken * self._ratio, _INFLATE_STEP):
+                self.stopped = True
+                return
+            waiting = self._zlib.unconsumed_tail
+            if not waiting and len(out) < _INFLATE_STEP:
+                return
+
+    def _after_the_end(self, rest: bytes) -> None:
+        """One NUL may make the length even (PS3.5 A.5)."""
+        self._end += len(rest)
+        if self._end > 1 or rest.strip(b"\0"):
+            raise DatasetError(Status.FRAMING_ERROR, "bytes after the end of a deflated data set")
+
+    def finish(self) -> None:
+        if self.stopped:
+            return
+        if not self._zlib.eof:
+            raise DatasetError(Status.FRAMING_ERROR, "data set is cut short")
+        self._walker.finish()
