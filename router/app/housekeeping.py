@@ -1,0 +1,103 @@
+"""What must happen now and then: retention, compaction, lease renewal's neighbours, and the gauges that people watch.
+
+Everything here may fail once and succeed the next time; it never stands between a sender and its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from router.delivery.lane import Lane
+from router.ledger import SqliteLedger
+from router.model import SpoolSettings
+from router.observe.metrics import RouterMetrics
+from router.ports import Log
+from router.spool import Spool
+
+GAUGES_EVERY = 2.0
+EXPIRE_EVERY = 5.0
+COMPACT_EVERY = 30.0
+KEPT_SHARE = 10
+"""Without a setting, delivered objects may keep a tenth of the disk."""
+AGES = ((86_400.0, "24 h"), (14_400.0, "4 h"), (900.0, "15 min"))
+"""Ages of the oldest undelivered object at which a line says so, once each."""
+
+
+class Housekeeping:
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        ledger: SqliteLedger,
+        lanes: Mapping[str, Lane],
+        metrics: RouterMetrics,
+        settings: SpoolSettings,
+        log: Log,
+    ) -> None:
+        self.spool = spool
+        self.ledger = ledger
+        self.lanes = lanes
+        self.metrics = metrics
+        self.settings = settings
+        self.log = log
+        self._told: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Until cancelled. Cancelling it is safe at any point."""
+        loop = asyncio.get_running_loop()
+        expire_at = compact_at = loop.time()
+        while True:
+            self.gauges()
+            now = loop.time()
+            if now >= expire_at:
+                await self.expire()
+                expire_at = loop.time() + EXPIRE_EVERY
+            if now >= compact_at:
+                await self.compact()
+                compact_at = loop.time() + COMPACT_EVERY
+            await asyncio.sleep(GAUGES_EVERY)
+
+    def gauges(self) -> None:
+        now = time.time()
+        depths = self.ledger.depths()
+        for name, lane in self.lanes.items():
+            depth = depths.get(name)
+            count, size, oldest = depth if depth is not None else (0, 0, None)
+            age = max(0.0, now - oldest) if oldest is not None and count else 0.0
+            self.metrics.set_queue(name, count, size, age)
+            self._tell_age(name, lane, count, age)
+        self.metrics.set_held(self.ledger.held_count, self.ledger.dead_count)
+        usage = self.spool.usage()
+        self.metrics.set_spool(usage.bytes, usage.free_bytes)
+
+    def _tell_age(self, name: str, lane: Lane, count: int, age: float) -> None:
+        told = self._told.get(name, 0.0)
+        reached = next((limit for limit, _ in AGES if age >= limit), 0.0)
+        if reached > told:
+            text = dict(AGES)[reached]
+            reason = lane.status().reason
+            self.log.warning("deliveries are late", destination=name, waiting=count, older_than=text, reason=reason)
+        self._told[name] = reached
+
+    async def expire(self) -> None:
+        """Let go of delivered objects past their time, oldest first."""
+        keep = self.settings.keep_delivered_size
+        if keep is None:
+            usage = self.spool.usage()
+            keep = (usage.bytes + usage.free_bytes) // KEPT_SHARE
+        while True:
+            gone = await self.ledger.expire(self.settings.keep_delivered, keep)
+            if not gone:
+                return
+            self.spool.settled([location for _, location in gone])
+
+    async def compact(self) -> None:
+        """Move what little still lives out of mostly dead segments, so that they can be used again."""
+        for segment in self.spool.compaction_candidates():
+            rows = await self.ledger.instances_in(segment)
+            moved = await self.spool.compact(segment, rows)
+            if moved:
+                await self.ledger.relocate([(number, new) for number, _, new in moved])
+                self.spool.settled([old for _, old, _ in moved])
