@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Any
 
@@ -189,7 +190,7 @@ def pdu_streams(draw: st.DrawFn) -> bytes:
 
 def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
     at = sorted({min(c, len(stream)) for c in cuts} | {0, len(stream)})
-    return [stream[start:end] for start, end in zip(at, at[1:], strict=False)]
+    return [stream[start:end] for start, end in itertools.pairwise(at)]
 
 
 @given(stream=pdu_streams(), cuts=st.lists(st.integers(0, 300), max_size=12))
