@@ -31,6 +31,8 @@ ALWAYS: frozenset[Path] = frozenset(
 """Collected of every data set: the ledger's columns, and the character set that decodes the rest."""
 
 _INFLATE_STEP = 64 << 10
+# One NUL may make a deflated data set even (PS3.5 A.5); writers that took gzip for deflate leave its trailer of 8 bytes.
+_TRAILER = 9
 
 
 @lru_cache(maxsize=16)
@@ -142,7 +144,7 @@ class _Inflater:
         if self.stopped:
             return
         if self._zlib.eof:
-            self._after_the_end(bytes(data))
+            self._after_the_end(len(data))
             return
         self._taken += len(data)
         waiting: Buffer = data
@@ -154,7 +156,7 @@ class _Inflater:
             self._given += len(out)
             self._walker.feed(out)
             if self._zlib.eof:
-                self._after_the_end(self._zlib.unused_data)
+                self._after_the_end(len(self._zlib.unused_data))
                 return
             if self._given > self._limit or self._given > max(self._taken * self._ratio, _INFLATE_STEP):
                 self.stopped = True
@@ -163,10 +165,9 @@ class _Inflater:
             if not waiting and len(out) < _INFLATE_STEP:
                 return
 
-    def _after_the_end(self, rest: bytes) -> None:
-        """One NUL may make the length even (PS3.5 A.5)."""
-        self._end += len(rest)
-        if self._end > 1 or rest.strip(b"\0"):
+    def _after_the_end(self, size: int) -> None:
+        self._end += size
+        if self._end > _TRAILER:
             raise DatasetError(Status.FRAMING_ERROR, "bytes after the end of a deflated data set")
 
     def finish(self) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.data import get_testdata_file
 
 from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from router.dicom.part10 import file_meta, read_part10
 from router.errors import DatasetError
 from router.model import InstanceInfo, Origin, Status
+from tests.dicom.samples import paths
 from tests.support.plain_dataset import EXPLICIT
 
 
@@ -69,7 +68,7 @@ def test_what_is_written_is_read_back():
     "name", ["CT_small.dcm", "MR_small_bigendian.dcm", "rtplan.dcm", "JPEG2000.dcm", "image_dfl.dcm"]
 )
 def test_sample_files_are_read_as_pydicom_reads_them(name):
-    path = Path(str(get_testdata_file(name)))
+    path = paths()[name]
     expected = pydicom.dcmread(path, stop_before_pixels=True).file_meta
     with path.open("rb") as file:
         meta = read_part10(file)
