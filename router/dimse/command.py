@@ -1,0 +1,224 @@
+"""Command sets: the group 0000 elements that every DIMSE message begins with (PS3.7 §6.3, Annex E).
+
+Always Implicit VR Little Endian, whatever the presentation context's transfer syntax. Reading is tolerant where peers are known to
+err (group length, missing Priority, extra and doubled elements, padding) and strict where guessing would lose an object.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+from router.errors import AbortReason, PeerProtocolError
+
+NO_DATA_SET = 0x0101
+"""Command Data Set Type: anything else means that a data set follows (PS3.7 E.1)."""
+COMMENT_LENGTH = 64
+
+_ELEMENT = struct.Struct("<HHI")
+
+
+class CommandField(IntEnum):
+    C_STORE_RQ = 0x0001
+    C_STORE_RSP = 0x8001
+    C_GET_RQ = 0x0010
+    C_FIND_RQ = 0x0020
+    C_MOVE_RQ = 0x0021
+    C_ECHO_RQ = 0x0030
+    C_ECHO_RSP = 0x8030
+    N_EVENT_REPORT_RQ = 0x0100
+    N_GET_RQ = 0x0110
+    N_SET_RQ = 0x0120
+    N_ACTION_RQ = 0x0130
+    N_CREATE_RQ = 0x0140
+    N_DELETE_RQ = 0x0150
+    C_CANCEL_RQ = 0x0FFF
+
+
+RESPONSE_BIT = 0x8000
+
+
+class Command:
+    """One command set as received; values that were absent are None or empty."""
+
+    __slots__ = (
+        "data_set_type",
+        "error_comment",
+        "field",
+        "message_id",
+        "move_originator",
+        "move_originator_id",
+        "priority",
+        "requested_sop_class",
+        "requested_sop_instance",
+        "responded_id",
+        "sop_class",
+        "sop_class_bytes",
+        "sop_instance",
+        "sop_instance_bytes",
+        "status",
+    )
+
+    def __init__(self) -> None:
+        self.field = 0
+        self.message_id: int | None = None
+        self.responded_id: int | None = None
+        self.sop_class = ""
+        self.sop_instance = ""
+        self.sop_class_bytes = b""
+        """Affected SOP Class UID with the padding that the sender used: some compare a response to the byte."""
+        self.sop_instance_bytes = b""
+        self.requested_sop_class = ""
+        self.requested_sop_instance = ""
+        self.priority: int | None = None
+        self.data_set_type = NO_DATA_SET
+        self.status: int | None = None
+        self.error_comment = ""
+        self.move_originator = ""
+        self.move_originator_id: int | None = None
+
+    @property
+    def has_data_set(self) -> bool:
+        return self.data_set_type != NO_DATA_SET
+
+    @property
+    def is_response(self) -> bool:
+        return bool(self.field & RESPONSE_BIT)
+
+    def __repr__(self) -> str:
+        return f"Command(0x{self.field:04X}, message_id={self.message_id}, responded_id={self.responded_id}, status={self.status})"
+
+
+def _uid(value: bytes) -> str:
+    return value.decode("latin-1").strip("\0 ")
+
+
+def parse_command(data: bytes) -> Command:
+    """Read a whole command set.
+
+    Raises:
+        PeerProtocolError: Elements do not fill the bytes exactly, or there is no Command Field.
+    """
+    command = Command()
+    seen: set[int] = set()
+    at, end = 0, len(data)
+    while at < end:
+        if end - at < 8:
+            raise PeerProtocolError("command set is cut short", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+        group, element, length = _ELEMENT.unpack_from(data, at)
+        at += 8
+        if length > end - at:
+            raise PeerProtocolError("command element beyond its command set", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+        value = data[at : at + length]
+        at += length
+        if group != 0 or element in seen:
+            continue  # extras are ignored, of doubles the first counts
+        seen.add(element)
+        if element == 0x0002:
+            command.sop_class_bytes = value
+            command.sop_class = _uid(value)
+        elif element == 0x1000:
+            command.sop_instance_bytes = value
+            command.sop_instance = _uid(value)
+        elif element == 0x0100:
+            command.field = _number(value)
+        elif element == 0x0110:
+            command.message_id = _number(value)
+        elif element == 0x0120:
+            command.responded_id = _number(value)
+        elif element == 0x0800:
+            command.data_set_type = _number(value)
+        elif element == 0x0900:
+            command.status = _number(value)
+        elif element == 0x0700:
+            command.priority = _number(value)
+        elif element == 0x0003:
+            command.requested_sop_class = _uid(value)
+        elif element == 0x1001:
+            command.requested_sop_instance = _uid(value)
+        elif element == 0x0902:
+            command.error_comment = value.decode("latin-1").strip("\0 ")[:COMMENT_LENGTH]
+        elif element == 0x1030:
+            command.move_originator = value.decode("latin-1").strip("\0 ")[:16]
+        elif element == 0x1031:
+            command.move_originator_id = _number(value)
+    if 0x0100 not in seen:
+        raise PeerProtocolError("command set without Command Field", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+    return command
+
+
+def _number(value: bytes) -> int:
+    """The first value of a US element."""
+    if len(value) < 2:
+        raise PeerProtocolError("command element too short for its VR", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+    return int.from_bytes(value[:2], "little")
+
+
+# Writing ---------------------------------------------------------------------------------------------------
+
+
+def _element(number: int, value: bytes) -> bytes:
+    return _ELEMENT.pack(0, number, len(value)) + value
+
+
+def _us(number: int, value: int) -> bytes:
+    return _ELEMENT.pack(0, number, 2) + value.to_bytes(2, "little")
+
+
+def _ui(number: int, uid: str) -> bytes:
+    value = uid.encode("latin-1")
+    return _element(number, value + b"\0" if len(value) % 2 else value)
+
+
+def _text(number: int, text: str) -> bytes:
+    value = text.encode("latin-1", "replace")
+    return _element(number, value + b" " if len(value) % 2 else value)
+
+
+def _command_set(elements: bytes) -> bytes:
+    """Group length first, then elements in order of their tags."""
+    return _ELEMENT.pack(0, 0, 4) + len(elements).to_bytes(4, "little") + elements
+
+
+def encode_c_store_rq(
+    message_id: int, sop_class: str, sop_instance: str, move_originator: tuple[str, int] | None = None
+) -> bytes:
+    """C-STORE-RQ (PS3.7 Table 9.3-1); Priority is always there, medium."""
+    elements = (
+        _ui(0x0002, sop_class)
+        + _us(0x0100, CommandField.C_STORE_RQ)
+        + _us(0x0110, message_id)
+        + _us(0x0700, 0)
+        + _us(0x0800, 0x0001)
+        + _ui(0x1000, sop_instance)
+    )
+    if move_originator is not None:
+        elements += _text(0x1030, move_originator[0]) + _us(0x1031, move_originator[1])
+    return _command_set(elements)
+
+
+def encode_c_echo_rq(message_id: int) -> bytes:
+    return _command_set(
+        _ui(0x0002, "1.2.840.10008.1.1")
+        + _us(0x0100, CommandField.C_ECHO_RQ)
+        + _us(0x0110, message_id)
+        + _us(0x0800, NO_DATA_SET)
+    )
+
+
+def encode_response(request: Command, status: int, comment: str = "") -> bytes:
+    """The response to ``request``: its message id, its UIDs to the byte, the status, and with a failure our fixed comment."""
+    elements = b""
+    if request.sop_class_bytes:
+        elements += _element(0x0002, request.sop_class_bytes)
+    elements += (
+        _us(0x0100, request.field | RESPONSE_BIT)
+        + _us(0x0120, request.message_id or 0)
+        + _us(0x0800, NO_DATA_SET)
+        + _us(0x0900, status)
+    )
+    if comment and status:
+        elements += _text(0x0902, comment[:COMMENT_LENGTH])
+    if request.sop_instance_bytes:
+        elements += _element(0x1000, request.sop_instance_bytes)
+    return _command_set(elements)
