@@ -472,6 +472,8 @@ cdef uint64_t NO_END = <uint64_t>-1
 
 # How an explicit VR writes its length (PS3.5 §7.1.2), by its two letters.
 cdef uint8_t[676] VR_KINDS
+# The two letters as text; the last is for an element whose encoding does not say its VR.
+cdef tuple VR_NAMES = (*(chr(65 + i // 26) + chr(65 + i % 26) for i in range(676)), "")
 
 
 cdef inline int vr_index(uint8_t first, uint8_t second) noexcept nogil:
@@ -850,10 +852,10 @@ cdef class ElementWalker:
         return 0
 
     cdef int _collect(self, bytes value) except -1:
-        cdef str vr = ""
+        cdef int name = 676
         if self._target_vr:
-            vr = chr(self._target_vr >> 8) + chr(self._target_vr & 0xFF)
-        self.collected.append((self._plan.paths[self._target], vr, value))
+            name = vr_index(self._target_vr >> 8, self._target_vr & 0xFF)
+        self.collected.append((self._plan.paths[self._target], VR_NAMES[name], value))
         self._target = -1
         return 0
 

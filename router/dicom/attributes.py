@@ -29,6 +29,8 @@ _ONE_VALUE = frozenset(("LT", "ST", "UT", "UR"))
 """Text in which a backslash is a character (PS3.5 §6.4)."""
 _TRAILING_ONLY = frozenset(("LT", "ST", "UT", "UR", "UC", "PN"))
 """Text whose leading spaces mean something."""
+_PLAIN = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"))
+"""Text trimmed at both ends and split at backslashes."""
 _NO_TEXT = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ"))
 _CONTROL = frozenset(range(32)) - frozenset(b"\t\n\f\r\x1b")
 
@@ -76,9 +78,19 @@ class Attributes:
         known = self._texts.get(path)
         if known is not None:
             return known
-        if path not in self._values:
+        entry = self._values.get(path)
+        if entry is None:
             return None
-        found = self._texts[path] = self._read(self.vr(path), self._values[path][1])
+        vr, value = entry
+        if not vr or vr == "UN":
+            vr = self.vr(path)
+        if vr in _PLAIN and value.isascii() and b"\x1b" not in value:
+            # Nearly every value that is asked for, several of every object: kept short.
+            text = value.decode("ascii").strip("\0 ")
+            found = tuple(part.strip("\0 ") for part in text.split("\\")) if "\\" in text else (text,) if text else ()
+        else:
+            found = self._read(vr, value)
+        self._texts[path] = found
         return found
 
     def numbers(self, path: Path) -> tuple[float, ...] | None:
@@ -97,12 +109,6 @@ class Attributes:
         return struct.unpack_from(f"{'<' if self._little else '>'}{count}{kind}", value)
 
     def _read(self, vr: str, value: bytes) -> tuple[str, ...]:
-        if vr == "UI":
-            stripped = value.strip(b"\0 ")
-            if not stripped:
-                return ()
-            text = stripped.decode("latin-1")
-            return tuple(uid.strip("\0 ") for uid in text.split("\\")) if "\\" in text else (text,)
         kind = _BINARY.get(vr)
         if kind is not None:
             return tuple(_shortest(number, vr) for number in self._unpack(kind, value))

@@ -31,7 +31,7 @@ ALWAYS: frozenset[Path] = frozenset(
 """Collected of every data set: the ledger's columns, and the character set that decodes the rest."""
 
 _INFLATE_STEP = 64 << 10
-# One NUL may make a deflated data set even (PS3.5 A.5); writers that took gzip for deflate leave its trailer of 8 bytes.
+# One NUL may make a deflated data set even (PS3.5 A.5); writers that took gzip for deflate leave its 8 byte trailer.
 _TRAILER = 9
 
 
