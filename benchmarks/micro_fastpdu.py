@@ -53,6 +53,7 @@ def ct_image(size: int) -> bytes:
 
 def best(call: Callable[[], object], number: int) -> float:
     """Seconds of one call."""
+    number = max(number, 1)
     return min(timeit.repeat(call, number=number, repeat=5)) / number
 
 
@@ -60,7 +61,8 @@ def reads(stream: bytes) -> list[memoryview]:
     return [memoryview(stream)[start : start + READ] for start in range(0, len(stream), READ)]
 
 
-def main() -> None:
+def main(share: float = 1.0) -> None:
+    """``share`` of the usual calls are made: the tests take few."""
     for size, max_length, number in ((OBJECT, 131072, 500), (OBJECT, 16384, 300), (16 << 10, 131072, 5000)):
         data = ct_image(size)
         chunks = [data]
@@ -86,11 +88,11 @@ def main() -> None:
             inspector.finish()
 
         for name, call in (("frame", send), ("scan", receive), ("scan and inspect", receive_and_inspect)):
-            seconds = best(call, number)
+            seconds = best(call, int(number * share))
             print(f"{name:18} {what:34} {seconds * 1e6:8.2f} us {size / seconds / 1e6:12.0f} MB/s")
 
     data = ct_image(16 << 10)
-    seconds = best(lambda: walk(data), 5000)
+    seconds = best(lambda: walk(data), int(5000 * share))
     print(f"{'walk':18} {'head of a CT image, 140 elements':34} {seconds * 1e6:8.2f} us")
     inspector = DatasetInspector(EXPLICIT_VR_LITTLE_ENDIAN, WANTED, LIMITS)
     inspector.feed(data)
@@ -101,7 +103,7 @@ def main() -> None:
         for path in paths:
             found.texts(path)
 
-    seconds = best(attributes, 5000)
+    seconds = best(attributes, int(5000 * share))
     print(f"{'attributes':18} {'seven texts of one object':34} {seconds * 1e6:8.2f} us")
 
 
