@@ -173,6 +173,8 @@ class Association:
         """Close the transport as soon as everything to send is written; what still arrives is of no interest."""
         self.message_open = False
         """Half a message has been received (told by ``message_begins`` and ``message_ends``)."""
+        self.answers_due = 0
+        """Requests of the peer that we have not answered yet: while there are any, the peer is not idle, we are slow."""
         self.bytes_received = 0
         self._reader = PduReader(settings.max_pdu, settings.associate_pdu, settings.strict_pdu_length)
         self._out: list[Buffer] = []
@@ -251,7 +253,7 @@ class Association:
                     self._window_began, self._window_bytes = self._last_activity, 0
                 return self._window_began + settings.rate_window
             self._window_began = None
-            return None if settings.idle_timeout is None else self._last_activity + settings.idle_timeout
+            return None if settings.idle_timeout is None or self.answers_due else self._last_activity + settings.idle_timeout
         if state is State.STA2:
             return self._phase_began + settings.handshake_timeout
         if state is State.STA5:
@@ -311,13 +313,16 @@ class Association:
     def message_begins(self) -> None:
         self.message_open = True
 
-    def message_ends(self, now: float) -> None:
+    def message_ends(self) -> None:
         self.message_open = False
-        self._last_activity = now
 
     @property
     def mid_pdu(self) -> bool:
         return self._reader.mid_pdu
+
+    def idle_since(self, now: float) -> float:
+        """Seconds without bytes and without a message under way; 0 while there is one."""
+        return 0.0 if self._progressing or self.answers_due else now - self._last_activity
 
     @property
     def buffered(self) -> int:
