@@ -15,7 +15,9 @@
     │   └── SpoolCorrupt         names the record set aside
     ├── LedgerError              the ledger cannot commit
     │   └── LedgerTooNew         written by a newer version of the router
-    └── DeliveryError            destination, text, ``temporary``
+    ├── DeliveryError            destination, text, ``temporary``
+    ├── NotFound                 an operator named something that is not here
+    └── InvalidRequest           an operator asked for something that makes no sense
 """
 
 from __future__ import annotations
@@ -121,3 +123,11 @@ class DeliveryError(RouterError):
         super().__init__(message)
         self.destination = destination
         self.temporary = temporary
+
+
+class NotFound(RouterError):
+    """An operator named something that is not here: a destination, an object. The text is shown as it is."""
+
+
+class InvalidRequest(RouterError):
+    """An operator asked for something that makes no sense. The text says what would."""
