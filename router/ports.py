@@ -173,42 +173,45 @@ text as ``model.format_id`` gives it; UIDs and accession numbers are in the clea
 class Control(Protocol):
     """What the admin API and through it the command line can ask of the running router.
 
-    Every method may raise NotFound (unknown destination, no such object: answered 404), InvalidRequest (400) and
-    LedgerError or SpoolError (503). A *selector* is an instance id, a SOP instance, series or study instance UID, or an accession
-    number. Keys named below are what the command line prints; more may be added.
+    Every method may raise NotFound (unknown destination, no such object: answered 404), InvalidRequest (400)
+    and LedgerError or SpoolError (503). A *selector* is an instance id, a SOP instance, series or study
+    instance UID, or an accession number. Keys named below are what the command line prints; more may be added.
     """
 
     def ready(self) -> tuple[bool, Sequence[str]]:
-        """Whether senders can be served now (listening, ledger and spool writable, above the disk floor), and why not.
-        Called often; touches no disk."""
+        """Whether senders can be served now (listening, ledger and spool writable, above the disk floor), and
+        why not. Called often; touches no disk."""
 
     async def status(self) -> Json:
-        """``node``, ``version``, ``state`` (running, draining), ``started``, ``rules`` {version, loaded, problems},
-        ``listeners`` [{name, ae_titles, associations}], ``destinations`` [as in ``queue``], ``held``, ``dead_letters``,
-        ``spool`` {bytes, live_bytes, free_bytes}."""
+        """``node``, ``version``, ``state`` (running, draining), ``started``, ``rules`` {version, loaded,
+        problems}, ``listeners`` [{name, ae_titles, associations}], ``destinations`` [as in ``queue``],
+        ``held``, ``dead_letters``, ``spool`` {bytes, live_bytes, free_bytes}."""
 
     async def queue(self, destination: str | None, limit: int) -> Json:
-        """``destinations`` [{name, url, state (up, resting, probing, paused), reason, since, next_attempt_in, waiting,
-        bytes, oldest_seconds, in_flight, associations, dead_letters}] and ``deliveries``, the first ``limit`` in the order
-        in which they leave: [{delivery, id, destination, state, sop_instance, study, accession, modality, size, priority,
-        attempts, received, not_before, last_error}]."""
+        """``destinations`` [{name, url, state (up, resting, probing, paused), reason, since, next_attempt_in,
+        waiting, bytes, oldest_seconds, in_flight, associations, dead_letters}] and ``deliveries``, the first
+        ``limit`` in the order in which they leave: [{delivery, id, destination, state, sop_instance, study,
+        accession, modality, size, priority, attempts, received, not_before, last_error}]."""
 
     async def studies(self, query: str, limit: int) -> Json:
-        """``studies`` [{study, accession, patient_id, modality, calling, instances, bytes, first_received, last_received,
-        held, destinations {name: {done, waiting, dead}}}] whose UID, accession number or patient id is ``query`` (``*``
-        and ``?`` are wildcards), latest first."""
+        """``studies`` [{study, accession, patient_id, modality, calling, instances, bytes, first_received,
+        last_received, held, destinations {name: {done, waiting, dead}}}] whose UID, accession number or patient
+        id is ``query`` (``*`` and ``?`` are wildcards), latest first."""
 
     async def trace(self, selector: str) -> Json:
-        """``instances``, the story of each: [{id, sop_instance, sop_class, study, series, accession, transfer_syntax, size,
-        received, calling, called, address, verdict, rules, rule_version, deliveries [{destination, state, attempts,
-        last_error, last_status, updated}], events [{at, what, destination, detail}]}]. NotFound if there is none."""
+        """``instances``, the story of each: [{id, sop_instance, sop_class, study, series, accession,
+        transfer_syntax, size, received, calling, called, address, verdict, rules, rule_version, deliveries
+        [{destination, state, attempts, last_error, last_status, updated}], events [{at, what, destination,
+        detail}]}]. NotFound if there is none."""
 
     async def explain(self, selector: str) -> Json:
-        """What the rules in force would decide for a stored instance; the shape of ``Explanation`` in ``explain`` of the
-        command line: ``verdict``, ``destinations``, ``version``, ``rules`` [{name, matched, because}]."""
+        """What the rules in force would decide for a stored instance; the shape of ``Explanation`` in
+        ``explain`` of the command line: ``verdict``, ``destinations``, ``version``, ``rules`` [{name, matched,
+        because}]."""
 
     async def rules(self) -> Json:
-        """``version``, ``loaded``, ``problems`` of the last reload, ``warnings``, ``rules`` [{name, file, to, matches}]."""
+        """``version``, ``loaded``, ``problems`` of the last reload, ``warnings``, ``rules`` [{name, file, to,
+        matches}]."""
 
     async def reload(self) -> Sequence[str]:
         """Replace the rules if the new ones are right; the problems, empty on success."""
@@ -220,19 +223,20 @@ class Control(Protocol):
         """Lift a pause, and end a rest: the next attempt is made now."""
 
     async def resend(self, selector: str, destination: str | None) -> Json:
-        """Owe the instances again to ``destination``, or to all that they were ever owed to. ``deliveries``: how many."""
+        """Owe the instances again to ``destination``, or to all that they were ever owed to. ``deliveries``:
+        how many."""
 
     async def release(self, selector: str | None, destinations: Sequence[str] | None) -> Json:
-        """Decide held instances again by the rules in force, or send them to ``destinations``; without a selector all that
-        are held. ``released`` and ``still_held``: how many."""
+        """Decide held instances again by the rules in force, or send them to ``destinations``; without a
+        selector all that are held. ``released`` and ``still_held``: how many."""
 
     async def dead_letters(self, destination: str | None, limit: int) -> Json:
-        """``dead_letters`` [{delivery, id, destination, sop_instance, study, accession, size, attempts, last_status,
-        last_error, updated}], latest first, and ``total``."""
+        """``dead_letters`` [{delivery, id, destination, sop_instance, study, accession, size, attempts,
+        last_status, last_error, updated}], latest first, and ``total``."""
 
     async def retry_dead(self, destination: str | None, deliveries: Sequence[int] | None) -> Json:
-        """Make dead letters ready again, with a clean count of attempts: those named by their ``delivery``, or all (of a
-        destination). ``retried``: how many."""
+        """Make dead letters ready again, with a clean count of attempts: those named by their ``delivery``, or
+        all (of a destination). ``retried``: how many."""
 
     async def discard_dead(self, deliveries: Sequence[int]) -> Json:
         """Give these deliveries up for good; an event remembers it. ``discarded``: how many."""
