@@ -173,6 +173,8 @@ class Association:
         """Close the transport as soon as everything to send is written; what still arrives is of no interest."""
         self.message_open = False
         """Half a message has been received (told by ``message_begins`` and ``message_ends``)."""
+        self.our_turn = False
+        """The peer rightly waits for us: an answer is owed, or we do not read. Its silence is not held against it."""
         self.answers_due = 0
         """Requests of the peer that we have not answered yet: while there are any, the peer is not idle, we are slow."""
         self.bytes_received = 0
@@ -248,6 +250,8 @@ class Association:
         settings = self.settings
         state = self.state
         if state is State.STA6:
+            if self.our_turn:
+                return None
             if self._progressing:
                 if self._window_began is None:
                     self._window_began, self._window_bytes = self._last_activity, 0
@@ -315,6 +319,12 @@ class Association:
 
     def message_ends(self) -> None:
         self.message_open = False
+
+    def peer_turn(self, now: float) -> None:
+        """Ends ``our_turn``: from now on the peer's silence counts."""
+        self.our_turn = False
+        self._last_activity = now
+        self._window_began = None
 
     @property
     def mid_pdu(self) -> bool:
