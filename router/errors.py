@@ -88,7 +88,7 @@ class AssociationAborted(RouterError):
 
 
 class DatasetError(RouterError):
-    """A data set that must not be kept. ``status`` is the C-STORE status; ``comment`` is fixed text of ours, <= 64 chars."""
+    """A data set that must not be kept. ``status`` is the C-STORE status; ``comment`` our fixed text, <= 64 characters."""
 
     def __init__(self, status: int, comment: str) -> None:
         super().__init__(f"0x{status:04X}: {comment}")
@@ -97,7 +97,10 @@ class DatasetError(RouterError):
 
 
 class SpoolError(RouterError):
-    """A write or a sync failed. After a failed sync nothing may be acknowledged any more : Linux marks the pages clean after the first failure."""
+    """A write or a sync failed.
+
+    After a failed sync nothing may be acknowledged any more: Linux marks the pages clean after the first failure.
+    """
 
 
 class SpoolFull(SpoolError):
@@ -131,3 +134,17 @@ class NotFound(RouterError):
 
 class InvalidRequest(RouterError):
     """An operator asked for something that makes no sense. The text says what would."""
+
+
+def fault_location(error: BaseException) -> str:
+    """Kind and place of a fault of ours, ``KeyError at acceptor.py:120``: what a log may say of it.
+
+    The message stays out, since it can hold a value that a peer sent.
+    """
+    trace = error.__traceback__
+    if trace is None:
+        return type(error).__name__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    name = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
+    return f"{type(error).__name__} at {name}:{trace.tb_lineno}"
