@@ -1,7 +1,13 @@
-"""Who may come in: the checks of an association, in their order, and the slots that associations take.
+"""Who may come in: the checks of an association, in their order, and the places that sockets and associations take.
 
-address → handshake budget → called AE title → calling AE title → state of the house → number of associations. (Presentation contexts
-follow in the acceptor.) Each refusal has a label for its counter. AE titles are an address and not authentication.
+address → handshake budget → called AE title → calling AE title → state of the house → number of associations.
+(Presentation contexts follow in the services.) Each refusal has a label for its counter. An AE title is an address and
+not authentication.
+
+Sockets that have not finished their A-ASSOCIATE have places of their own, so that silence cannot use up those of
+associations, and a few per address, so that one address cannot use up those of the others. Beyond them, senders that
+open many associations at once are let in all the same, from a second budget and with ``BURST_TIMEOUT`` to say who they
+are: a real sender says it in milliseconds.
 """
 
 from __future__ import annotations
@@ -9,14 +15,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from router.model import Limits, Listener, Peer
 from router.ports import Admission
-from router.ul.pdus import AssociateReject, AssociateRequest
+from router.ul.pdus import APPLICATION_CONTEXT, AssociateReject, AssociateRequest
 
 UNKNOWN = "unknown"
-LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+"""Name of whoever calls on a listener that takes any caller and is not configured."""
+BURST_TIMEOUT = 2.0
+"""Seconds for the A-ASSOCIATE-RQ of a socket beyond ``handshakes_per_address``."""
+BURST_PER_ADDRESS = 128
 
 # PS3.8 Table 9-21: result, source, reason.
 CALLED_AE_NOT_RECOGNIZED = AssociateReject(1, 1, 7)
@@ -33,6 +43,13 @@ class Refusal:
     label: str
 
 
+class Place(Enum):
+    """What a socket takes until its A-ASSOCIATE is answered."""
+
+    HANDSHAKE = "handshake"
+    BURST = "burst"
+
+
 @dataclass(frozen=True, slots=True)
 class KnownPeer:
     peer: Peer
@@ -43,7 +60,7 @@ class KnownPeer:
 
 
 class Gate:
-    """All listeners of a process share one: it counts sockets and associations.
+    """All listeners of a process share one: it counts their sockets and associations.
 
     Args:
         house: What the state of the disk says of new associations.
@@ -52,39 +69,59 @@ class Gate:
     def __init__(self, limits: Limits, peers: Sequence[Peer], house: Admission) -> None:
         self.limits = limits
         self.house = house
-        self.peers = tuple(KnownPeer(peer, tuple(ip_network(text) for text in peer.addresses)) for peer in peers)
         self.draining = False
+        """The process is ending: every new association is told to come back later."""
         self.associations = 0
-        self._handshakes: Counter[str] = Counter()
-        self._handshaking = 0
+        self.handshake_memory = 0
+        """Bytes held for all unfinished handshakes."""
+        self._peers: tuple[KnownPeer, ...] = ()
+        self._handshakes: Counter[tuple[Place, str]] = Counter()
+        self._sockets: Counter[Place] = Counter()
         self._by_peer: Counter[str] = Counter()
+        self.know(peers)
+
+    def know(self, peers: Sequence[Peer]) -> None:
+        """Take other peers; associations that are open stay."""
+        self._peers = tuple(KnownPeer(peer, tuple(ip_network(text) for text in peer.addresses)) for peer in peers)
 
     # Sockets -----------------------------------------------------------------------------------------------
 
-    def socket_refusal(self, listener: Listener, address: str) -> str | None:
-        """The label under which a new socket is closed unheard, or None."""
-        if listener.accept != "any" and not any(known.has_address(address) for known in self.peers):
+    @property
+    def handshakes(self) -> int:
+        """Sockets whose A-ASSOCIATE is not answered yet."""
+        return self._sockets.total()
+
+    def enter(self, listener: Listener, address: str) -> Place | str:
+        """The place that a new socket has now taken, or the label under which it is closed unheard."""
+        if listener.accept != "any" and not any(known.has_address(address) for known in self._peers):
             return "address"
-        if self._handshaking >= self.limits.handshakes:
-            return "handshakes"
-        if self._handshakes[address] >= self.limits.handshakes_per_address:
+        limits = self.limits
+        place, per_address = Place.HANDSHAKE, limits.handshakes_per_address
+        if self._handshakes[place, address] >= per_address:
+            place, per_address = Place.BURST, BURST_PER_ADDRESS
+        if self._handshakes[place, address] >= per_address:
             return "handshakes_per_address"
-        return None
+        if self._sockets[place] >= limits.handshakes:
+            return "handshakes"
+        self._sockets[place] += 1
+        self._handshakes[place, address] += 1
+        return place
 
-    def handshake_began(self, address: str) -> None:
-        self._handshaking += 1
-        self._handshakes[address] += 1
-
-    def handshake_ended(self, address: str) -> None:
-        self._handshaking -= 1
-        self._handshakes[address] -= 1
-        if not self._handshakes[address]:
-            del self._handshakes[address]
+    def leave(self, place: Place, address: str) -> None:
+        """The handshake is over, one way or another."""
+        self._sockets[place] -= 1
+        self._handshakes[place, address] -= 1
+        if not self._handshakes[place, address]:
+            del self._handshakes[place, address]
 
     # Associations ------------------------------------------------------------------------------------------
 
     def judge(self, listener: Listener, address: str, request: AssociateRequest) -> Peer | Refusal:
         """The configured peer that calls (or a stand-in named ``unknown``), or why it may not."""
+        if not request.protocol_version & 1:  # only bit 0 is tested (PS3.8 Table 9-11)
+            return Refusal(PROTOCOL_VERSION_NOT_SUPPORTED, "protocol_version")
+        if request.application_context != APPLICATION_CONTEXT:
+            return Refusal(APPLICATION_CONTEXT_NOT_SUPPORTED, "application_context")
         titles = listener.ae_titles
         if "*" not in titles and request.called_ae not in titles:
             return Refusal(CALLED_AE_NOT_RECOGNIZED, "called_ae")
@@ -99,23 +136,24 @@ class Gate:
             return Refusal(AssociateReject(result, source, reason), label)
         if self.associations >= self.limits.associations:
             return Refusal(LOCAL_LIMIT_EXCEEDED, "associations")
-        if self._by_peer[self._slot(peer, address)] >= (peer.associations or self.limits.associations_per_peer):
+        allowed = self.limits.associations_per_peer if peer.associations is None else peer.associations
+        if self._by_peer[_slot(peer, address)] >= allowed:
             return Refusal(LOCAL_LIMIT_EXCEEDED, "associations_per_peer")
         return peer
 
     def association_began(self, peer: Peer, address: str) -> None:
         self.associations += 1
-        self._by_peer[self._slot(peer, address)] += 1
+        self._by_peer[_slot(peer, address)] += 1
 
     def association_ended(self, peer: Peer, address: str) -> None:
         self.associations -= 1
-        slot = self._slot(peer, address)
+        slot = _slot(peer, address)
         self._by_peer[slot] -= 1
         if not self._by_peer[slot]:
             del self._by_peer[slot]
 
     def _find(self, listener: Listener, address: str, calling_ae: str) -> Peer | None:
-        for known in self.peers:
+        for known in self._peers:
             peer = known.peer
             if (
                 peer.ae_title == calling_ae
@@ -125,7 +163,7 @@ class Gate:
                 return peer
         return Peer(name=UNKNOWN, ae_title=calling_ae) if listener.accept == "any" else None
 
-    @staticmethod
-    def _slot(peer: Peer, address: str) -> str:
-        """Unknown peers are told apart by address: one of them cannot use up the places of all."""
-        return address if peer.name == UNKNOWN else peer.name
+
+def _slot(peer: Peer, address: str) -> str:
+    """Unknown peers are told apart by address: one of them cannot use up the places of all."""
+    return f"{UNKNOWN} {address}" if peer.name == UNKNOWN else peer.name

@@ -1,7 +1,16 @@
-"""An association core wearing asyncio: every timer, transport call and socket option of one connection is here.
+"""An association core wearing asyncio: every timer, transport call and back-pressure decision of one connection is
+here.
 
-Both roles. Incoming bytes land in one buffer that all connections of the loop share: reading and handling are one synchronous
-step, so an idle association costs no buffer. Outgoing buffers are written together once per step.
+Both roles. What holds, whatever happens:
+
+1. Every entry from the outside (bytes, timer, end of the transport) is one *step*: the core's events are handled, then
+   what it wants to send is written once and the one timer is looked at. No exception leaves a step.
+2. ``AssociationUser.ended`` is called exactly once, and the transport is always closed some time after it: at once,
+   when the peer closes, or when the ARTIM timer says so. After an A-ABORT or A-ASSOCIATE-RJ of ours the rest of what
+   the peer sends is still read: closing over unread bytes makes the kernel send RST, which can destroy the last PDU on
+   its way.
+3. Incoming bytes land in one buffer that all connections of a loop share. Reading and handling are one synchronous
+   step, so an idle association costs no buffer.
 """
 
 from __future__ import annotations
@@ -9,15 +18,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Iterator, Sequence
+from enum import IntFlag
 from typing import Protocol
 
-from router.errors import (
-    AssociationAborted,
-    AssociationRejected,
-    PeerProtocolError,
-)
+from router.errors import AssociationAborted, AssociationRejected, PeerProtocolError, fault_location
 from router.net import tuning
-from router.ports import Log
+from router.ports import Buffer, Log
 from router.ul.association import (
     Aborted,
     Association,
@@ -33,10 +40,14 @@ from router.ul.association import (
 from router.ul.pdus import AssociateAccept, AssociateRequest
 from router.ul.state import State
 
-READ_SIZE = 512 << 10
-"""Bytes of the shared receive buffer: about four PDUs of the size we announce."""
+READ_SIZE = 256 << 10
+"""Bytes of the shared receive buffer: two PDUs of the size we announce. Beyond it nothing is gained, and it should stay
+in the cache."""
 WRITE_HIGH = 1 << 20
 """Unwritten bytes at which a streaming sender rests."""
+CLOSE_GRACE = 2.0
+"""Seconds that a closing transport may take to write what is left; a peer that does not read must not keep the
+socket."""
 
 _per_thread = threading.local()
 
@@ -49,84 +60,118 @@ def _shared_view() -> memoryview:
     return view
 
 
+class Hold(IntFlag):
+    """Why the peer rightly waits for us."""
+
+    OWING = 1
+    """It awaits an answer; we go on reading."""
+    CONGESTED = 2
+    """We do not read: too much is in memory."""
+    UNWRITTEN = 4
+    """We do not read: it does not take our answers."""
+
+
+_NOT_READING = int(Hold.CONGESTED | Hold.UNWRITTEN)
+_OWING = int(Hold.OWING)
+
+
 class AssociationUser(Protocol):
-    """Who sits on top of a connection: the acceptor's services, or a storage SCU. All calls come on the loop."""
+    """Who sits on top of an established association: an acceptor's services, or a storage SCU. All calls come on the
+    loop."""
 
-    def requested(self, connection: Connection, request: AssociateRequest) -> None:
-        """Acceptor: decide, by ``connection.core.accept`` or ``reject``, before returning."""
+    def fragment(self, fragment: DataFragment) -> None:
+        """The next fragment. May raise PeerProtocolError: the association is then aborted with its reason."""
 
-    def established(self, connection: Connection, accept: AssociateAccept) -> None:
-        """Requestor: the peer accepted."""
+    def release_requested(self) -> None:
+        """Call ``Connection.release_response()`` when nothing is left to answer. May raise PeerProtocolError."""
 
-    def fragment(self, connection: Connection, fragment: DataFragment) -> None:
-        """May raise PeerProtocolError: the association is then aborted with its reason."""
-
-    def release_requested(self, connection: Connection) -> None:
-        """Call ``connection.release_response()`` when nothing is left to answer."""
-
-    def ended(self, connection: Connection, error: Exception | None) -> None:
+    def ended(self, error: Exception | None) -> None:
         """Exactly once, whatever happened; ``error`` is None after an orderly release."""
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One transport and its association.
+    """One transport and its association. Not made directly: see ``dialer.associate`` and
+    ``listener.ListeningServer``."""
 
-    Args:
-        core: Freshly made, in the state before the transport is open.
-        closed: Called once when the transport is gone and the slot is free.
-    """
+    __slots__ = (
+        "_drained",
+        "_ended",
+        "_holds",
+        "_in_step",
+        "_kill",
+        "_socket",
+        "_timer",
+        "_view",
+        "_writable",
+        "address",
+        "closed",
+        "core",
+        "error",
+        "log",
+        "loop",
+        "mid_send",
+        "transport",
+        "user",
+    )
 
-    def __init__(self, core: Association, user: AssociationUser, log: Log, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, core: Association, log: Log, loop: asyncio.AbstractEventLoop) -> None:
         self.core = core
-        self.user = user
+        self.user: AssociationUser | None = None
+        """May be set at any time; who comes after the end looks at ``ended`` and ``error``."""
         self.log = log
         self.loop = loop
         self.transport: asyncio.Transport | None = None
         self.address = ""
+        """IP address of the peer."""
+        self.error: Exception | None = None
+        """How the association ended; None while it lasts and after an orderly release."""
         self.closed: asyncio.Future[None] = loop.create_future()
         """Done when the transport is closed; never raises."""
+        self.mid_send = False
+        """A P-DATA-TF of ours is half written: an A-ABORT would be read as its data, so an abort closes without one."""
         self._view = _shared_view()
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._kill: asyncio.TimerHandle | None = None
         self._ended = False
         self._in_step = False
         self._writable = True
+        self._holds = 0
         self._drained: list[asyncio.Future[None]] = []
 
     # asyncio.BufferedProtocol ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        peer = transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) else ""
+        self.address = address_of(transport)
         self._socket = transport.get_extra_info("socket")
         if self._socket is not None:
             tuning.prepare(self._socket)
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[union-attr]
-        if self.core.state is State.STA4:
-            self.core.connected(self.loop.time())
         self._finish_step()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._step(self.core.receive, self._view[:nbytes])
-        if self._socket is not None:
+        core = self.core
+        self._step(core.receive(self._view[:nbytes], self.loop.time()))
+        # A full buffer means that more is waiting: the acknowledgement comes with it.
+        if nbytes < READ_SIZE and self._socket is not None and not core.should_close:
             tuning.acknowledge_at_once(self._socket)
 
     def eof_received(self) -> bool:
-        return False  # nothing can follow in DICOM: close our side too
+        return False  # in DICOM nothing can follow: close our side too
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._step(self.core.transport_closed)
-        self._end(None if self.core.state is State.STA1 and exc is None else AssociationAborted("connection lost"))
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self.resume_writing()
+        self._step(self.core.transport_closed(self.loop.time()))
+        self._end(AssociationAborted("connection lost"))
         self.transport = None
         self._socket = None
+        for handle in (self._timer, self._kill):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._kill = None
+        self._wake_writers()
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -135,87 +180,117 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._writable = True
-        waiting, self._drained = self._drained, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        self._wake_writers()
 
     # What users call ---------------------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
-        """Messages may be sent."""
-        return self.core.state is State.STA6 and not self._ended and self.transport is not None
+        """Messages may be sent and answered."""
+        return not self._ended and self.transport is not None
 
     @property
-    def writable(self) -> bool:
-        return self._writable
+    def ended(self) -> bool:
+        """The association is over (the transport may still be closing)."""
+        return self._ended
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Send framed P-DATA-TFs, in one write; within a step they leave at its end.
+
+        The buffers are kept by reference until they are written and must not change.
+        """
+        self.core.send_pdata(buffers, self.loop.time())
+        if not self._in_step:
+            self._finish_step()
 
     async def drain(self) -> None:
-        """Wait until the transport takes more. Cancelling it is safe. Raises AssociationAborted if the connection is gone."""
+        """Wait until the transport takes more. Cancelling it is safe. Raises AssociationAborted when the association is
+        over."""
         if not self._writable and self.transport is not None:
             future = self.loop.create_future()
             self._drained.append(future)
             await future
-        if self.transport is None:
-            raise AssociationAborted("connection lost")
+        if self._ended or self.transport is None:
+            raise self.error or AssociationAborted("connection lost")
 
-    def flush(self) -> None:
-        """Write what the core wants to send; a no-op within a step, which flushes at its end."""
-        if not self._in_step:
-            self._finish_step()
+    def hold(self, reason: Hold) -> None:
+        """From now on the peer rightly waits for us; idempotent per reason."""
+        before = self._holds
+        self._holds = holds = before | reason
+        self.core.our_turn = True
+        if holds & _NOT_READING and not before & _NOT_READING:
+            transport = self.transport
+            if transport is not None and not transport.is_closing():
+                transport.pause_reading()
+
+    def unhold(self, reason: Hold) -> None:
+        before = self._holds
+        if not before & reason:
+            return
+        self._holds = holds = before & ~reason
+        if not holds:
+            self.core.peer_turn(self.loop.time())
+            if not self._in_step:
+                self._arm()
+        if before & _NOT_READING and not holds & _NOT_READING:
+            transport = self.transport
+            if transport is not None and not transport.is_closing():
+                transport.resume_reading()
 
     def release(self) -> None:
+        """Ask the peer to end the association; in another state than established: abort."""
         if self.core.state is State.STA6:
             self.core.release(self.loop.time())
-            self.flush()
+            self._flush()
         else:
             self.abort()
 
     def release_response(self) -> None:
+        """Answer the peer's A-RELEASE-RQ. The association has then ended in order."""
+        if self.core.state is not State.STA8:
+            return
         self.core.release_response(self.loop.time())
-        self.flush()
+        self._end(None)
+        self._flush()
 
-    def abort(self, source: int = 0, reason: int = 0) -> None:
-        """A-ABORT and close; harmless when it is over already."""
-        if self.transport is None:
+    def abort(self, source: int = 0, reason: int = 0, *, message: str = "aborted by us") -> None:
+        """A-ABORT, then close when the peer has; harmless when it is over already."""
+        if self.transport is None or self._ended:
             return
         self.core.abort(self.loop.time(), source, reason)
-        self._end(AssociationAborted("aborted by us", source, reason))
-        self.flush()
+        self._end(AssociationAborted(message, source, reason))
+        self._flush()
 
     def close_now(self) -> None:
-        """Close without a word (refused before the association began)."""
+        """Close without a word: what was refused unheard, what no longer reads, what is half sent."""
         if self.transport is not None:
             self.transport.abort()
 
-    def pause_reading(self) -> None:
-        if self.transport is not None and not self.transport.is_closing() and self.transport.is_reading():
-            self.transport.pause_reading()
+    # Steps -------------------------------------------------------------------------------------------------
 
-    def resume_reading(self) -> None:
-        if self.transport is not None and not self.transport.is_closing() and not self.transport.is_reading():
-            self.transport.resume_reading()
+    def _flush(self) -> None:
+        if not self._in_step:
+            self._finish_step()
 
-    # Steps: every entry from the outside goes through here --------------------------------------------------
-
-    def _step(self, generator, *arguments) -> None:  # type: ignore[no-untyped-def]
-        """Run one of the core's generators and handle its events; no exception leaves."""
-        core = self.core
+    def _step(self, events: Iterator[AssociationEvent]) -> None:
+        """Handle the events of one step of the core."""
         self._in_step = True
+        user = self.user
         try:
-            for event in generator(*arguments, self.loop.time()):
+            for event in events:
                 if type(event) is DataFragment:
-                    self.user.fragment(self, event)
+                    if user is not None and not self._ended:
+                        user.fragment(event)
                 else:
                     self._handle(event)
+                    user = self.user
         except PeerProtocolError as error:
-            for event in core.fail(error, self.loop.time()):
+            for event in self.core.fail(error, self.loop.time()):
                 self._handle(event)
         except Exception as error:
-            # A fault of ours must free the socket and the slot like any other ending.
-            self.log.error("association failed by a fault of ours", error=type(error).__name__, exc_info=True)
-            core.abort(self.loop.time(), 2, 0)
+            # A fault of ours frees the socket and the slot like any other ending.
+            self.log.error("association aborted by a fault of ours", fault=fault_location(error))
+            self.core.abort(self.loop.time(), 2, 0)
             self._end(error)
         finally:
             self._in_step = False
@@ -223,65 +298,101 @@ class Connection(asyncio.BufferedProtocol):
 
     def _handle(self, event: AssociationEvent) -> None:
         if isinstance(event, AssociationRequested):
-            self.user.requested(self, event.request)
+            self._requested(event.request)
         elif isinstance(event, AssociationAccepted):
-            self.user.established(self, event.accept)
-        elif isinstance(event, Rejected):
-            reject = event.reject
-            self._end(AssociationRejected(reject.result, reject.source, reject.reason))
+            self._established(event.accept)
         elif isinstance(event, ReleaseRequested):
-            if self.core.state in (State.STA9, State.STA10):
-                self._collision()
-            else:
-                self.user.release_requested(self)
+            self._release_requested()
         elif isinstance(event, Released):
             if self.core.state is State.STA12:
                 self.core.release_response(self.loop.time())
             self._end(None)
+        elif isinstance(event, Rejected):
+            reject = event.reject
+            self._end(AssociationRejected(reject.result, reject.source, reject.reason))
         elif isinstance(event, Aborted):
             self._end(AssociationAborted(event.message, event.source, event.reason))
         elif isinstance(event, TransportLost):
             self._end(AssociationAborted("connection lost"))
 
-    def _collision(self) -> None:
-        """Both sides asked to release (PS3.8 §7.2.2): the requestor answers at once, the acceptor after the peer's answer."""
-        if self.core.state is State.STA9:
+    def _requested(self, request: AssociateRequest) -> None:
+        """Acceptor: decide, by ``core.accept`` or ``core.reject``, before returning."""
+        raise NotImplementedError
+
+    def _established(self, accept: AssociateAccept) -> None:
+        """Requestor: the peer accepted."""
+        raise NotImplementedError
+
+    def _release_requested(self) -> None:
+        state = self.core.state
+        if state is State.STA9:
+            # Both sides asked (PS3.8 §7.2.2): the requestor answers at once and awaits the peer's answer, ...
             self.core.release_response(self.loop.time())
+        elif state is State.STA8 and self.user is not None:
+            self.user.release_requested()
+        # ... the acceptor (Sta10) answers when the peer's answer is there.
 
     def _finish_step(self) -> None:
         transport = self.transport
+        core = self.core
+        out = core.data_to_send()
         if transport is None:
             return
-        out = self.core.data_to_send()
         if out and not transport.is_closing():
+            if self.mid_send and core.state is State.STA13:
+                transport.abort()
+                return
             if len(out) == 1:
                 transport.write(out[0])
             else:
                 transport.writelines(out)
-        if self.core.should_close:
-            transport.close()
+        if core.should_close:
+            if self._kill is None:
+                transport.close()
+                self._kill = self.loop.call_later(CLOSE_GRACE, transport.abort)
+            return
         self._arm()
 
     def _end(self, error: Exception | None) -> None:
-        if not self._ended:
-            self._ended = True
-            self.user.ended(self, error)
+        if self._ended:
+            return
+        self._ended = True
+        self.error = error
+        # What the peer still sends is read and dropped, or its closing would not be noticed.
+        self.unhold(Hold.CONGESTED | Hold.UNWRITTEN | Hold.OWING)
+        user = self.user
+        if user is not None:
+            try:
+                user.ended(error)
+            except Exception as fault:
+                self.log.error("fault at the end of an association", fault=fault_location(fault))
+
+    def _wake_writers(self) -> None:
+        waiting, self._drained = self._drained, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     # The one timer -----------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Lazily: a handle that fires too early looks again, so that no read has to cancel and make one."""
+        """Lazily: a handle that fires too early looks again, so that no read has to cancel one and make another."""
         deadline = self.core.next_deadline()
         if deadline is None or self.transport is None:
             return
-        if self._timer is not None:
-            if self._timer.when() <= deadline:
+        timer = self._timer
+        if timer is not None:
+            if timer.when() <= deadline:
                 return
-            self._timer.cancel()
+            timer.cancel()
         self._timer = self.loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._step(self.core.on_timer)
+        self._step(self.core.on_timer(self.loop.time()))
 
 
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """The peer's IP address; empty when it has gone already."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) and peer else ""

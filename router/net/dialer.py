@@ -3,45 +3,112 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from router.errors import AssociationAborted, DeliveryError
-from router.net.connection import AssociationUser, Connection
+from router.net.connection import WRITE_HIGH, Connection
 from router.ports import Log
 from router.ul.association import Association, AssociationSettings, Role
-from router.ul.pdus import AssociateRequest
+from router.ul.pdus import AssociateAccept, AssociateRequest
 
 
-async def connect(
+class DialedConnection(Connection):
+    """A connection of ours; ``answered`` tells how the peer took the A-ASSOCIATE-RQ."""
+
+    __slots__ = ("answered", "request")
+
+    def __init__(
+        self, request: AssociateRequest, settings: AssociationSettings, log: Log, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(Association(Role.REQUESTOR, settings, loop.time(), request), log, loop)
+        self.request = request
+        self.answered: asyncio.Future[AssociateAccept] = loop.create_future()
+
+    @property
+    def accept(self) -> AssociateAccept:
+        """The A-ASSOCIATE-AC, once established."""
+        return self.answered.result()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined]
+        self.core.connected(self.loop.time())
+        super().connection_made(transport)
+
+    def _established(self, accept: AssociateAccept) -> None:
+        if not self.answered.done():
+            self.answered.set_result(accept)
+
+    def _end(self, error: Exception | None) -> None:
+        super()._end(error)
+        if not self.answered.done():
+            self.answered.set_exception(self.error or AssociationAborted("connection lost"))
+            self.answered.exception()  # who was cancelled does not look any more
+
+    def _release_requested(self) -> None:
+        if self.user is None:
+            self.release_response()  # before anybody uses the association
+        super()._release_requested()
+
+
+async def associate(
     host: str,
     port: int,
     request: AssociateRequest,
-    settings: AssociationSettings,
-    user: AssociationUser,
+    settings: AssociationSettings | None = None,
     *,
     connect_timeout: float,
     log: Log,
-) -> Connection:
-    """Open the transport and send the A-ASSOCIATE-RQ; the user hears of the answer.
+) -> DialedConnection:
+    """Connect and negotiate; gives an established association.
 
-    The name is resolved each time and its addresses are tried in turn. Cancelling it is safe: the socket is closed.
+    The name is resolved each time, and its addresses are tried in turn within ``connect_timeout`` seconds in all. The
+    wait for the answer is the core's ``acse_timeout``. Cancelling it is safe: nothing stays open.
+
+    Args:
+        settings: By default without idle timeout: who keeps an association decides how long.
 
     Raises:
-        DeliveryError: No connection within ``connect_timeout`` seconds; always temporary.
+        DeliveryError: No connection; always temporary.
+        AssociationRejected: A-ASSOCIATE-RJ.
+        AssociationAborted: A-ABORT, a lost connection, no answer in time, or an answer that cannot be read.
     """
-    loop = asyncio.get_running_loop()
-
-    def factory() -> Connection:
-        core = Association(Role.REQUESTOR, settings, loop.time(), request)
-        return Connection(core, user, log, loop=loop)
-
+    connection = await _connect(
+        host, port, request, settings or AssociationSettings(idle_timeout=None), connect_timeout, log
+    )
     try:
-        async with asyncio.timeout(connect_timeout):
-            _, connection = await loop.create_connection(factory, host, port)
-    except TimeoutError:
-        raise DeliveryError("connection timed out") from None
-    except OSError as error:
-        reason = error.strerror or "name not resolved"
-        raise DeliveryError(f"cannot connect: {reason}") from error
-    if not isinstance(connection, Connection):
-        raise AssociationAborted("connection lost")
+        await connection.answered
+    except asyncio.CancelledError:
+        connection.close_now()
+        raise
     return connection
+
+
+async def _connect(
+    host: str, port: int, request: AssociateRequest, settings: AssociationSettings, time_limit: float, log: Log
+) -> DialedConnection:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + time_limit
+    try:
+        async with asyncio.timeout_at(deadline):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise DeliveryError("name resolution timed out") from None
+    except OSError as error:
+        raise DeliveryError(f"cannot resolve the host name: {error.strerror}") from error
+    # One entry per address, in the resolver's order of preference.
+    addresses = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+    problem = DeliveryError("the host name has no address")
+    for tried, (family, address) in enumerate(addresses):
+        # A silent address must not use up the time of those after it.
+        share = (deadline - loop.time()) / (len(addresses) - tried)
+        try:
+            async with asyncio.timeout(max(share, 0)):
+                _, connection = await loop.create_connection(
+                    lambda: DialedConnection(request, settings, log, loop), address, port, family=family
+                )
+            return connection
+        except TimeoutError:
+            problem = DeliveryError("connection timed out")
+        except OSError as error:
+            problem = DeliveryError(f"cannot connect: {error.strerror or type(error).__name__}")
+    raise problem

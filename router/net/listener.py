@@ -1,20 +1,28 @@
-"""Listening sockets: accepts transports, gives each an association core and somebody to serve it, and drains at the end."""
+"""Listening sockets: take transports in, give each an association core and somebody to serve it, and drain at the
+end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from router.errors import RouterError
-from router.model import Limits, Listener
-from router.net.admission import Gate
-from router.net.connection import AssociationUser, Connection
+from router.model import Limits, Listener, Peer
+from router.net.admission import BURST_TIMEOUT, Gate, Place, Refusal
+from router.net.connection import AssociationUser, Connection, Hold, address_of
 from router.ports import ListenerMetrics, Log
 from router.ul.association import Association, AssociationSettings, Role
+from router.ul.pdus import AssociateAccept, AssociateRequest
 
 BACKLOG = 1024
+ANSWERS_HIGH = 64 << 10
+"""Bytes of answers that a peer has not taken, past which we read nothing more from it."""
 DRAIN_IDLE = 1.0
-"""Seconds without a message after which a drained association is closed."""
+"""Seconds without a message after which an association is closed while draining."""
+
+Serve = Callable[["AcceptedConnection", AssociateRequest, Peer], tuple[AssociateAccept, AssociationUser]]
+"""Answers the presentation contexts of an admitted association and says who serves it."""
 
 
 def association_settings(listener: Listener, limits: Limits) -> AssociationSettings:
@@ -34,118 +42,192 @@ def association_settings(listener: Listener, limits: Limits) -> AssociationSetti
 
 
 class AcceptedConnection(Connection):
-    """A connection that a listener accepted; counts as a handshake until its association is answered."""
+    """A connection that a listener accepted. Takes a handshake's place first, then an association's; gives back each
+    once."""
 
-    def __init__(self, server: ListeningServer, core: Association, user: AssociationUser) -> None:
-        super().__init__(core, user, server.log, loop=server.loop)
-        self._server = server
-        self._handshaking = False
+    __slots__ = ("_buffered", "_peer", "_place", "_stuck", "server")
+
+    def __init__(self, server: ListeningServer) -> None:
+        super().__init__(Association(Role.ACCEPTOR, server.settings, server.loop.time()), server.log, server.loop)
+        self.server = server
+        self._place: Place | None = None
+        self._peer: Peer | None = None
+        self._buffered = 0
+        self._stuck: asyncio.TimerHandle | None = None
+
+    # Transport ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        server = self._server
-        peer = transport.get_extra_info("peername")
-        address = peer[0] if isinstance(peer, tuple) else ""
-        label = server.gate.socket_refusal(server.listener, address)
-        if label is not None:
-            server.metrics.rejected(label)
-            self._end(None)
-            transport.abort()  # type: ignore[attr-defined]
-            self.closed.set_result(None)
-            return
-        server.gate.handshake_began(address)
-        self._handshaking = True
+        server = self.server
         server.connections.add(self)
+        place = server.gate.enter(server.listener, address_of(transport))
+        if isinstance(place, str):
+            server.metrics.rejected(place)
+            self.transport = transport  # type: ignore[assignment]
+            self.close_now()
+            return
+        self._place = place
+        if place is Place.BURST:
+            self.core = Association(Role.ACCEPTOR, server.burst_settings, server.loop.time())
+        transport.set_write_buffer_limits(high=ANSWERS_HIGH)  # type: ignore[attr-defined]
         super().connection_made(transport)
 
     def buffer_updated(self, nbytes: int) -> None:
-        before = self.core.buffered
         super().buffer_updated(nbytes)
-        if self._handshaking:
-            server = self._server
-            server.handshake_memory += self.core.buffered - before
-            if server.handshake_memory > server.limits.handshake_memory:
-                server.metrics.rejected("handshake_memory")
+        if self._place is not None:
+            gate = self.server.gate
+            before, self._buffered = self._buffered, self.core.buffered
+            gate.handshake_memory += self._buffered - before
+            if gate.handshake_memory > gate.limits.handshake_memory:
+                self.server.metrics.rejected("handshake_memory")
                 self.close_now()
-
-    def handshake_over(self) -> None:
-        """The A-ASSOCIATE-RQ has been answered, or there will be none."""
-        if self._handshaking:
-            self._handshaking = False
-            self._server.handshake_memory -= min(self._server.handshake_memory, self.core.buffered)
-            self._server.gate.handshake_ended(self.address)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.handshake_over()
-        self._server.connections.discard(self)
+        self._handshake_over()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+        self.server.connections.discard(self)
+
+    def pause_writing(self) -> None:
+        """The peer sends and does not take our answers: stop reading, and do not wait for ever."""
+        super().pause_writing()
+        self.hold(Hold.UNWRITTEN)
+        if self._stuck is None:
+            self._stuck = self.loop.call_later(self.core.settings.rate_window, self._on_stuck)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.unhold(Hold.UNWRITTEN)
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def _on_stuck(self) -> None:
+        self._stuck = None
+        self.log.warning("peer does not read its answers", address=self.address)
+        self.close_now()
+
+    # Association -------------------------------------------------------------------------------------------
+
+    def _requested(self, request: AssociateRequest) -> None:
+        server = self.server
+        now = self.loop.time()
+        judged = server.gate.judge(server.listener, self.address, request)
+        if isinstance(judged, Refusal):
+            server.metrics.rejected(judged.label)
+            self.log.info("association rejected", address=self.address, reason=judged.label)
+            # The socket keeps its handshake's place until it is closed: a refused peer must not hold sockets for
+            # nothing.
+            self.core.reject(judged.reject, now)
+            self._end(None)
+            return
+        accept, user = server.serve(self, request, judged)
+        self._peer = judged
+        server.gate.association_began(judged, self.address)
+        server.metrics.association_opened()
+        self._handshake_over()
+        self.user = user
+        self.core.accept(accept, now)
+        self.log.info("association accepted", peer=judged.name, address=self.address)
+
+    def _end(self, error: Exception | None) -> None:
+        if self.ended:
+            return
+        super()._end(error)
+        peer, self._peer = self._peer, None
+        if peer is None:
+            return
+        self.server.gate.association_ended(peer, self.address)
+        self.server.metrics.association_closed()
+        if error is None:
+            self.log.info("association released", peer=peer.name)
+        else:
+            self.log.warning("association aborted", peer=peer.name, reason=str(error))
+
+    def _handshake_over(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            self.server.gate.handshake_memory -= self._buffered
+            self._buffered = 0
+            self.server.gate.leave(place, self.address)
 
 
 class ListeningServer:
     """One ``[[listen]]``.
 
     Args:
-        user: Makes the one who serves a new association.
+        gate: Shared by all listeners.
+        serve: Answers the contexts of each admitted association.
     """
 
     def __init__(
-        self,
-        listener: Listener,
-        limits: Limits,
-        gate: Gate,
-        user: Callable[[ListeningServer], AssociationUser],
-        *,
-        metrics: ListenerMetrics,
-        log: Log,
+        self, listener: Listener, limits: Limits, gate: Gate, serve: Serve, *, metrics: ListenerMetrics, log: Log
     ) -> None:
         self.listener = listener
-        self.limits = limits
         self.gate = gate
+        self.serve = serve
         self.metrics = metrics
         self.log = log
         self.loop = asyncio.get_running_loop()
+        self.settings = association_settings(listener, limits)
+        self.burst_settings = replace(
+            self.settings, handshake_timeout=min(BURST_TIMEOUT, self.settings.handshake_timeout)
+        )
         self.connections: set[AcceptedConnection] = set()
-        self.handshake_memory = 0
         self.port = listener.port
         """The real one, also where the configuration says 0."""
-        self._user = user
-        self._settings = association_settings(listener, limits)
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Bind and listen. Raises RouterError with what to do when the address cannot be had."""
+        """Bind and listen. Raises RouterError, which says what to look at, when the address cannot be had."""
         listener = self.listener
         try:
             self._server = await self.loop.create_server(
-                self._accept, listener.host, listener.port, backlog=BACKLOG, reuse_address=True
+                lambda: AcceptedConnection(self), listener.host, listener.port, backlog=BACKLOG, reuse_address=True
             )
         except OSError as error:
-            reason = error.strerror or str(error)
             raise RouterError(
-                f"cannot listen on {listener.name}: {reason}; another program may have the port, or it needs privileges"
+                f"cannot listen on {listener.name}: {error.strerror or type(error).__name__}; "
+                "another program may have the port, or it needs privileges"
             ) from error
         self.port = self._server.sockets[0].getsockname()[1]
-
-    def _accept(self) -> AcceptedConnection:
-        core = Association(Role.ACCEPTOR, self._settings, self.loop.time())
-        return AcceptedConnection(self, core, self._user(self))
 
     @property
     def listening(self) -> bool:
         return self._server is not None and self._server.is_serving()
 
-    async def close(self, grace: float) -> None:
-        """Stop listening, let open associations finish for ``grace`` seconds, then abort what is left."""
+    async def drain(self, grace: float) -> None:
+        """Let open associations finish for ``grace`` seconds, then abort what is left.
+
+        The listening socket stays open meanwhile, so that new associations hear "come back later" instead of nothing.
+        An association without a message under way for ``DRAIN_IDLE`` seconds is aborted: an acceptor has no other way
+        to end it.
+        """
+        self.gate.draining = True
+        deadline = self.loop.time() + grace
+        while self.connections and self.loop.time() < deadline:
+            now = self.loop.time()
+            for connection in list(self.connections):
+                if connection.core.idle_since(now) > DRAIN_IDLE:
+                    connection.abort(2, 0, message="shutting down")
+            await asyncio.wait([connection.closed for connection in self.connections], timeout=0.1)
+
+    async def close(self, grace: float = 0.0) -> None:
+        """``drain``, then close every socket. Cancelling it leaves sockets open."""
+        await self.drain(grace)
         server, self._server = self._server, None
         if server is not None:
             server.close()
-        deadline = self.loop.time() + grace
-        while self.connections and self.loop.time() < deadline:
-            for connection in list(self.connections):
-                if connection.core.idle_since(self.loop.time()) > DRAIN_IDLE:
-                    connection.abort(2, 0)
-            await asyncio.wait({connection.closed for connection in self.connections}, timeout=0.1)
         for connection in list(self.connections):
-            connection.abort(2, 0)
+            connection.abort(2, 0, message="shutting down")
+        # What was written leaves with the next turn of the loop; a peer that does not close is not waited for.
+        waiting = [connection.closed for connection in self.connections]
+        if waiting:
+            await asyncio.wait(waiting, timeout=0.2)
+        for connection in list(self.connections):
             connection.close_now()
-        if self.connections:
-            await asyncio.wait({connection.closed for connection in self.connections}, timeout=2)
+        waiting = [connection.closed for connection in self.connections]
+        if waiting:
+            await asyncio.wait(waiting, timeout=2)
