@@ -9,6 +9,7 @@ setup(
             Extension(
                 "router._fastpdu",
                 ["router/_fastpdu.pyx"],
+                depends=["router/_sequence_tags.pxi"],
                 extra_compile_args=["-O3", "-fno-strict-aliasing"],
             )
         ],

@@ -1,0 +1,158 @@
+"""Questions that people ask, on a read-only connection of its own: they never wait for, or hold up, the writer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import apsw
+
+from router.model import format_id, parse_id
+
+READ_TIMEOUT_MS = 5000
+OPEN = "('ready','leased')"
+
+
+class Queries:
+    """Blocking; call in a thread. One question at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        self._connection.set_busy_timeout(READ_TIMEOUT_MS)
+        self._lock = Lock()
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _rows(self, sql: str, arguments: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+        with self._lock:
+            found = []
+            names: list[str] = []
+            cursor = self._connection.execute(sql, arguments)
+            for row in cursor:
+                if not names:
+                    names = [column[0] for column in cursor.get_description()]
+                found.append(dict(zip(names, row, strict=True)))
+            return found
+
+    def oldest(self, destinations: list[str]) -> dict[str, float]:
+        """Destination to the arrival (epoch seconds) of its oldest undelivered instance."""
+        found = {}
+        for name in destinations:
+            with self._lock:
+                row = self._connection.execute(
+                    f"select i.received from delivery d join instance i on i.id=d.instance_id "  # noqa: S608
+                    f"where d.dest=? and d.state in {OPEN} order by d.instance_id limit 1",
+                    (name,),
+                ).fetchone()
+            if row is not None:
+                found[name] = row[0]
+        return found
+
+    def queue(self, destination: str | None, limit: int) -> list[dict[str, Any]]:
+        """What waits, and why; oldest first."""
+        where = f"d.state in {OPEN}" + (" and d.dest=?" if destination is not None else "")
+        rows = self._rows(
+            "select d.id as delivery, d.dest as destination, d.state, d.attempts, d.not_before, d.last_error, d.last_status, "
+            "i.id as instance, i.sop as sop_instance, i.study, i.modality, i.size, i.received "
+            f"from delivery d join instance i on i.id=d.instance_id where {where} order by d.instance_id limit ?",  # noqa: S608
+            ((destination, limit) if destination is not None else (limit,)),
+        )
+        return [_shown(row) for row in rows]
+
+    def dead_letters(self, destination: str | None, limit: int) -> list[dict[str, Any]]:
+        where = "d.state='dead'" + (" and d.dest=?" if destination is not None else "")
+        rows = self._rows(
+            "select d.id as delivery, d.dest as destination, d.attempts, d.last_error, d.last_status, d.updated, "
+            "i.id as instance, i.sop as sop_instance, i.sop_class, i.ts as transfer_syntax, i.study, i.size, i.received "
+            f"from delivery d join instance i on i.id=d.instance_id where {where} order by d.id limit ?",  # noqa: S608
+            ((destination, limit) if destination is not None else (limit,)),
+        )
+        return [_shown(row) for row in rows]
+
+    def held(self, limit: int) -> list[dict[str, Any]]:
+        rows = self._rows(
+            "select i.id as instance, i.sop as sop_instance, i.study, i.modality, i.calling, i.size, i.received, "
+            "i.rule_version from instance i where i.verdict='hold' order by i.id limit ?",
+            (limit,),
+        )
+        return [_shown(row) for row in rows]
+
+    def studies(self, query: str, limit: int) -> list[dict[str, Any]]:
+        """Studies by Study Instance UID, accession number or patient id; ``*`` at the end matches any rest, empty any study."""
+        pattern = query.replace("%", "\\%").replace("_", "\\_").replace("*", "%")
+        condition = (
+            "1"
+            if not query
+            else "i.study=?1 or i.accession=?1 or i.patient_id=?1"
+            if "*" not in query
+            else "i.study like ?1 escape '\\' or i.accession like ?1 escape '\\' or i.patient_id like ?1 escape '\\'"
+        )
+        rows = self._rows(
+            "select i.study, i.accession, i.modality, count(distinct i.id) as instances, min(i.received) as first, "
+            "max(i.received) as last, sum(d.state='done') as delivered, sum(d.state in ('ready','leased')) as waiting, "
+            "sum(d.state='dead') as dead, sum(i.verdict='hold') as held "
+            f"from instance i left join delivery d on d.instance_id=i.id where {condition} "  # noqa: S608
+            "group by i.study order by max(i.id) desc limit ?2",
+            (pattern if query else "", limit),
+        )
+        return rows
+
+    def trace(self, key: str, limit: int = 100) -> list[dict[str, Any]]:
+        """The story of every instance that ``key`` names: SOP instance, study or series UID, accession number, or our id."""
+        condition, value = "i.sop=?1 or i.study=?1 or i.series=?1 or (i.accession=?1 and i.accession<>'')", key
+        number: str | int = value
+        try:
+            number = parse_id(key)
+            condition = "i.id=?1"
+        except ValueError:
+            number = key
+        stories = []
+        for row in self._rows(
+            "select i.id as instance, i.sop as sop_instance, i.sop_class, i.ts as transfer_syntax, i.study, i.series, "
+            "i.accession, i.modality, i.calling, i.called, i.peer, i.listener, i.address, i.size, i.received, i.verdict, "
+            f"i.rules, i.rule_version, i.supersedes from instance i where {condition} order by i.id limit ?2",  # noqa: S608
+            (number, limit),
+        ):
+            identifier = row["instance"]
+            row["rules"] = json.loads(row["rules"])
+            row["deliveries"] = self._rows(
+                "select d.id as delivery, d.dest as destination, d.state, d.attempts, d.not_before, d.last_error, d.last_status, "
+                "d.updated from delivery d where d.instance_id=? order by d.id",
+                (identifier,),
+            )
+            row["events"] = self._rows(
+                "select at, dest as destination, what, detail from event where instance_id=? order by id", (identifier,)
+            )
+            if row["supersedes"] is not None:
+                row["supersedes"] = format_id(row["supersedes"])
+            stories.append(_shown(row))
+        for row in self._rows(
+            "select h.id as instance, h.sop as sop_instance, h.study, h.accession, h.received, h.settled, h.delivered "
+            "from history h where h.sop=?1 or (h.accession=?1 and h.accession<>'') order by h.id limit ?2",
+            (key, limit),
+        ):
+            row["verdict"] = "settled and removed from the spool"
+            row["deliveries"] = [
+                {"destination": name, "state": "done", "updated": at} for name, at in json.loads(row.pop("delivered")).items()
+            ]
+            stories.append(_shown(row))
+        return stories
+
+    def settings(self, prefix: str) -> dict[str, str]:
+        with self._lock:
+            return {
+                name[len(prefix) :]: value
+                for name, value in self._connection.execute(
+                    "select name, value from setting where substr(name, 1, ?)=?", (len(prefix), prefix)
+                )
+            }
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Ids as people see them."""
+    row["instance"] = format_id(row["instance"])
+    return row

@@ -1,0 +1,63 @@
+"""Rows to values and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Priority
+
+INSTANCE_COLUMNS = (
+    "i.id, i.study, i.series, i.sop, i.sop_class, i.ts, i.calling, i.called, i.peer, i.listener, i.address, i.patient_id, "
+    "i.accession, i.modality, i.size, i.checksum, i.segment, i.epoch, i.at, i.length, i.received, i.move_aet, i.move_id"
+)
+INSTANCE_COUNT = 23
+DELIVERY_COLUMNS = "d.id, d.dest, d.priority, d.fence, d.attempts, d.first_attempt"
+
+INSERT_INSTANCE = (
+    "insert into instance(id, study, series, sop, sop_class, ts, calling, called, peer, listener, address, patient_id, "
+    "accession, modality, size, checksum, segment, epoch, at, length, received, rule_version, rules, verdict, priority, "
+    "move_aet, move_id, supersedes) values(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+
+
+def instance_row(
+    info: InstanceInfo, decision: Decision, location: Location, verdict: str, supersedes: int | None
+) -> tuple[Any, ...]:
+    origin = info.origin
+    move = info.move_originator
+    return (
+        info.id, info.study, info.series, info.sop_instance, info.sop_class, info.transfer_syntax, origin.calling_ae,
+        origin.called_ae, origin.peer, origin.listener, origin.address, info.patient_id, info.accession, info.modality,
+        info.size, info.checksum, location.segment, location.epoch, location.offset, location.length, info.received,
+        decision.version, json.dumps(decision.rules), verdict, int(decision.priority), move[0] if move else None,
+        move[1] if move else None, supersedes,
+    )  # fmt: skip
+
+
+def instance_of(row: Sequence[Any]) -> tuple[InstanceInfo, Location]:
+    """From ``INSTANCE_COLUMNS``."""
+    info = InstanceInfo(
+        id=row[0], study=row[1], series=row[2], sop_instance=row[3], sop_class=row[4], transfer_syntax=row[5],
+        origin=Origin(calling_ae=row[6], called_ae=row[7], peer=row[8], listener=row[9], address=row[10]),
+        patient_id=row[11], accession=row[12], modality=row[13], size=row[14], checksum=row[15], received=row[20],
+        move_originator=(row[21], row[22]) if row[21] is not None else None,
+    )  # fmt: skip
+    return info, Location(row[16], row[17], row[18], row[19])
+
+
+def delivery_of(row: Sequence[Any]) -> Delivery:
+    """From ``INSTANCE_COLUMNS`` followed by ``DELIVERY_COLUMNS``."""
+    info, location = instance_of(row)
+    number, destination, priority, fence, attempts, first_attempt = row[INSTANCE_COUNT:]
+    return Delivery(
+        id=number,
+        destination=destination,
+        instance=info,
+        location=location,
+        priority=Priority(priority),
+        fence=fence,
+        attempts=attempts,
+        first_attempt=first_attempt,
+    )

@@ -1,0 +1,553 @@
+"""The ledger's transitions as SQL on one connection. Blocking; used by one thread, inside a transaction that the writer opens.
+
+A delivery is *open* while it is ready or leased. States::
+
+    ready ──lease──▶ leased ──done──▶ done
+      ▲                │  └──dead──▶ dead ──resend──▶ ready
+      └────retry───────┘
+
+A lease carries a fence that rises with each lease: whoever lost it changes nothing with a late outcome.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import apsw
+
+from router.ledger.rows import (
+    DELIVERY_COLUMNS,
+    INSERT_INSTANCE,
+    INSTANCE_COLUMNS,
+    delivery_of,
+    instance_of,
+    instance_row,
+)
+from router.model import Decision, Delivery, InstanceInfo, Location, Outcome, OutcomeKind, Verdict
+
+LEASE_SECONDS = 60.0
+HISTORY_SECONDS = 90 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """One instance whose bytes are written: to be committed with everything it owes."""
+
+    info: InstanceInfo
+    decision: Decision
+    location: Location
+    direct: frozenset[str] = frozenset()
+    """Destinations whose lane takes it at once: their deliveries are born leased."""
+    on_duplicate: str = "version"
+    """``version``, ``reject`` or ``hold``: other bytes under a known SOP Instance UID."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ReceiptResult:
+    kind: str
+    """``new``, ``duplicate``, ``version``, ``held``, ``rejected``."""
+    deliveries: list[Delivery] = field(default_factory=list)
+    """The ones born leased."""
+    backlog: set[str] = field(default_factory=set)
+    """Destinations that got a ready row."""
+    unneeded: Location | None = None
+    """A record that nobody needs: of an identical duplicate, or of a rejected one."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What people watch, kept beside the tables so that looking costs nothing; changed only after a commit."""
+
+    open: dict[str, list[int]] = field(default_factory=dict)
+    """Destination to [deliveries, bytes] that are open."""
+    dead: int = 0
+    held: int = 0
+    kept_bytes: int = 0
+    """Of fully settled records that still lie in the spool."""
+
+    def add_open(self, destination: str, count: int, size: int) -> None:
+        entry = self.open.setdefault(destination, [0, 0])
+        entry[0] += count
+        entry[1] += size
+
+    def apply(self, other: Counters) -> None:
+        for destination, (count, size) in other.open.items():
+            self.add_open(destination, count, size)
+        self.dead += other.dead
+        self.held += other.held
+        self.kept_bytes += other.kept_bytes
+
+
+class Store:
+    """See the module's text.
+
+    Args:
+        owner: Names this run of this node in leases.
+    """
+
+    def __init__(self, connection: apsw.Connection, owner: str) -> None:
+        self.connection = connection
+        self.owner = owner
+        self.delta = Counters()
+        """What the transaction under way changes; the writer applies or drops it."""
+        self._next_delivery = self._max("delivery") + 1
+
+    def _max(self, table: str) -> int:
+        row = self.connection.execute(f"select coalesce(max(id), 0) from {table}").fetchone()  # noqa: S608
+        return int(row[0])
+
+    def counters(self) -> Counters:
+        """Counted from the tables; for the start."""
+        counters = Counters()
+        for dest, count, size in self.connection.execute(
+            "select d.dest, count(*), sum(i.size) from delivery d join instance i on i.id = d.instance_id "
+            "where d.state in ('ready','leased') group by d.dest"
+        ):
+            counters.open[dest] = [count, size]
+        counters.dead = self.connection.execute("select count(*) from delivery where state='dead'").fetchone()[0]
+        counters.held = self.connection.execute("select count(*) from instance where verdict='hold'").fetchone()[0]
+        counters.kept_bytes = self.connection.execute(
+            "select coalesce(sum(length), 0) from instance where settled is not null"
+        ).fetchone()[0]
+        return counters
+
+    # Receiving ---------------------------------------------------------------------------------------------
+
+    def record(self, receipt: Receipt, now: float) -> ReceiptResult:
+        """An instance and what it owes."""
+        info = receipt.info
+        execute = self.connection.execute
+        known = execute(
+            "select id, checksum, size, ts, verdict from instance where sop=? order by id desc limit 1", (info.sop_instance,)
+        ).fetchone()
+        if known is not None:
+            if known[1] == info.checksum and known[2] == info.size and known[3] == info.transfer_syntax:
+                return self._identical(known[0], known[4], receipt, now)
+            if receipt.on_duplicate == "reject":
+                self.event(now, known[0], None, "duplicate refused", "other bytes under this SOP Instance UID")
+                return ReceiptResult(kind="rejected", unneeded=receipt.location)
+        decision = receipt.decision
+        hold = decision.verdict is Verdict.HOLD or (known is not None and receipt.on_duplicate == "hold")
+        verdict = Verdict.HOLD if hold else decision.verdict
+        supersedes = known[0] if known is not None else None
+        execute(INSERT_INSTANCE, instance_row(info, decision, receipt.location, verdict, supersedes))
+        result = ReceiptResult(kind="held" if hold else "new" if known is None else "version")
+        if known is not None:
+            self.event(now, info.id, None, "new version", "other bytes came under this SOP Instance UID")
+        if hold:
+            self.delta.held += 1
+            return result
+        for destination in decision.destinations:
+            after = self._older_open(info.sop_instance, destination, info.id) if known is not None else None
+            if destination in receipt.direct and after is None:
+                delivery = Delivery(
+                    id=self._insert(info.id, destination, "leased", int(decision.priority), None, now),
+                    destination=destination,
+                    instance=info,
+                    location=receipt.location,
+                    priority=decision.priority,
+                    fence=1,
+                )
+                result.deliveries.append(delivery)
+            else:
+                self._insert(info.id, destination, "ready", int(decision.priority), after, now)
+                result.backlog.add(destination)
+            self.delta.add_open(destination, 1, info.size)
+        return result
+
+    def _insert(
+        self, instance: int, destination: str, state: str, priority: int, after: int | None, now: float
+    ) -> int:
+        number = self._next_delivery
+        self._next_delivery = number + 1
+        leased = state == "leased"
+        self.connection.execute(
+            "insert into delivery(id, instance_id, dest, state, priority, owner, fence, lease_until, after, updated) "
+            "values(?,?,?,?,?,?,?,?,?,?)",
+            (
+                number, instance, destination, state, priority, self.owner if leased else None, 1 if leased else 0,
+                now + LEASE_SECONDS if leased else None, after, now,
+            ),
+        )  # fmt: skip
+        return number
+
+    def _older_open(self, sop: str, destination: str, instance: int) -> int | None:
+        row = self.connection.execute(
+            "select max(d.id) from delivery d join instance i on i.id = d.instance_id "
+            "where i.sop=? and d.dest=? and i.id<>? and d.state in ('ready','leased')",
+            (sop, destination, instance),
+        ).fetchone()
+        number: int | None = row[0]
+        return number
+
+    def _identical(self, instance: int, verdict: str, receipt: Receipt, now: float) -> ReceiptResult:
+        """The same bytes again: owed only where they were never owed; what had been given up gets another chance."""
+        execute = self.connection.execute
+        result = ReceiptResult(kind="duplicate", unneeded=receipt.location)
+        existing = {
+            row[1]: (row[0], row[2])
+            for row in execute("select id, dest, state from delivery where instance_id=?", (instance,))
+        }
+        states = {state for _, state in existing.values()}
+        if "dead" in states and "leased" not in states:
+            # The old record may be what was wrong: from here on the new one is read.
+            row = execute("select segment, epoch, at, length from instance where id=?", (instance,)).fetchone()
+            result.unneeded = Location(*row)
+            place = receipt.location
+            execute(
+                "update instance set segment=?, epoch=?, at=?, length=? where id=?",
+                (place.segment, place.epoch, place.offset, place.length, instance),
+            )
+        if receipt.decision.verdict is not Verdict.ROUTE:
+            return result
+        if verdict == Verdict.HOLD:
+            execute("update instance set verdict=? where id=?", (Verdict.ROUTE, instance))
+            self.delta.held -= 1
+        for destination in receipt.decision.destinations:
+            found = existing.get(destination)
+            if found is None:
+                self._insert(instance, destination, "ready", int(receipt.decision.priority), None, now)
+            elif found[1] == "dead":
+                self._requeue(found[0], now)
+                self.delta.dead -= 1
+            else:
+                continue
+            self.delta.add_open(destination, 1, receipt.info.size)
+            result.backlog.add(destination)
+        if result.backlog:
+            self._unsettle(instance)
+        return result
+
+    def _requeue(self, delivery: int, now: float) -> None:
+        self.connection.execute(
+            "update delivery set state='ready', attempts=0, first_attempt=null, not_before=0, owner=null, updated=? where id=?",
+            (now, delivery),
+        )
+
+    def _unsettle(self, instance: int) -> None:
+        row = self.connection.execute(
+            "update instance set settled=null where id=? and settled is not null returning length", (instance,)
+        ).fetchone()
+        if row is not None:
+            self.delta.kept_bytes -= row[0]
+
+    # Delivering --------------------------------------------------------------------------------------------
+
+    def lease(self, destination: str, limit: int, now: float) -> list[Delivery]:
+        """The next ready ones, in order, leased to us. Empty when there are none."""
+        ids = [
+            row[0]
+            for row in self.connection.execute(
+                "select d.id from delivery d where d.dest=? and d.state='ready' and d.not_before<=? "
+                "and (d.after is null or not exists "
+                "(select 1 from delivery o where o.id=d.after and o.state in ('ready','leased'))) "
+                "order by d.priority, d.not_before, d.id limit ?",
+                (destination, now, limit),
+            )
+        ]
+        if not ids:
+            return []
+        listed = json.dumps(ids)
+        self.connection.execute(
+            "update delivery set state='leased', owner=?, lease_until=?, fence=fence+1, updated=? "
+            "where id in (select value from json_each(?)) and state='ready'",
+            (self.owner, now + LEASE_SECONDS, now, listed),
+        )
+        rows = self.connection.execute(
+            f"select {INSTANCE_COLUMNS}, {DELIVERY_COLUMNS} from delivery d join instance i on i.id = d.instance_id "  # noqa: S608
+            "where d.id in (select value from json_each(?)) and d.owner=? and d.state='leased'",
+            (listed, self.owner),
+        )
+        found = {delivery.id: delivery for delivery in map(delivery_of, rows)}
+        return [found[number] for number in ids if number in found]
+
+    def release(self, deliveries: Sequence[Delivery], now: float) -> None:
+        """Give leases back unused."""
+        self.connection.executemany(
+            "update delivery set state='ready', owner=null, updated=? where id=? and fence=? and state='leased'",
+            [(now, delivery.id, delivery.fence) for delivery in deliveries],
+        )
+
+    def renew(self, now: float) -> None:
+        self.connection.execute(
+            "update delivery set lease_until=? where owner=? and state='leased'", (now + LEASE_SECONDS, self.owner)
+        )
+
+    def next_ready_at(self, destination: str) -> float | None:
+        """When the earliest ready delivery that must still wait may be tried."""
+        row = self.connection.execute(
+            "select min(not_before) from delivery where dest=? and state='ready'", (destination,)
+        ).fetchone()
+        moment: float | None = row[0]
+        return moment
+
+    def settle(self, outcome: Outcome, now: float) -> None:
+        """What became of an attempt; nothing if the lease was lost."""
+        kind = outcome.kind
+        status, reason, charge = outcome.status, outcome.reason, int(outcome.charge)
+        execute = self.connection.execute
+        if kind is OutcomeKind.DELIVERED or kind is OutcomeKind.WARNING:
+            row = execute(
+                "update delivery set state='done', owner=null, last_status=?, last_error=?, attempts=attempts+1, updated=? "
+                "where id=? and fence=? and state='leased' returning instance_id, dest",
+                (status, reason or None, now, outcome.delivery_id, outcome.fence),
+            ).fetchone()
+            if row is not None:
+                self._closed(row[0], row[1], now, settle=True)
+            return
+        if kind is OutcomeKind.DEAD:
+            row = execute(
+                "update delivery set state='dead', owner=null, last_status=?, last_error=?, attempts=attempts+?, updated=? "
+                "where id=? and fence=? and state='leased' returning instance_id, dest",
+                (status, reason, charge, now, outcome.delivery_id, outcome.fence),
+            ).fetchone()
+            if row is not None:
+                self._closed(row[0], row[1], now, settle=False)
+                self.delta.dead += 1
+                self.event(now, row[0], row[1], "dead letter", reason)
+            return
+        row = execute(
+            "update delivery set state='ready', owner=null, last_status=?, last_error=?, attempts=attempts+?, "
+            "first_attempt=case when ?=1 then coalesce(first_attempt, ?) else first_attempt end, not_before=?, updated=? "
+            "where id=? and fence=? and state='leased' returning instance_id, dest",
+            (status, reason, charge, charge, now, outcome.not_before, now, outcome.delivery_id, outcome.fence),
+        ).fetchone()
+        if row is not None and charge:
+            self.event(now, row[0], row[1], "retry", reason)
+
+    def _closed(self, instance: int, destination: str, now: float, *, settle: bool) -> None:
+        size, length = self.connection.execute("select size, length from instance where id=?", (instance,)).fetchone()
+        self.delta.add_open(destination, -1, -size)
+        if settle:
+            self.connection.execute(
+                "update instance set settled=? where id=? and settled is null "
+                "and not exists (select 1 from delivery where instance_id=? and state<>'done')",
+                (now, instance, instance),
+            )
+            if self.connection.changes():
+                self.delta.kept_bytes += length
+
+    # Starting, and looking after the spool -------------------------------------------------------------------
+
+    def take_over(self, node: str, now: float) -> int:
+        """Leases of earlier runs of this node, and expired ones of anybody, are ready again."""
+        self.connection.execute(
+            "update delivery set state='ready', owner=null, updated=?, not_before=min(not_before, ?+300) "
+            "where state='leased' and (owner is null or owner like ?||'/%' or lease_until<?)",
+            (now, now, node, now),
+        )
+        return self.connection.changes()
+
+    def newest(self, limit: int) -> list[tuple[InstanceInfo, Location]]:
+        return [
+            instance_of(row)
+            for row in self.connection.execute(
+                f"select {INSTANCE_COLUMNS} from instance i order by i.id desc limit ?",  # noqa: S608
+                (limit,),
+            )
+        ]
+
+    def live(self) -> dict[int, tuple[int, int]]:
+        """Segment to (records, bytes) that the ledger knows."""
+        return {
+            row[0]: (row[1], row[2])
+            for row in self.connection.execute("select segment, count(*), sum(length) from instance group by segment")
+        }
+
+    def instances_in(self, segment: int) -> list[tuple[InstanceInfo, Decision, Location]]:
+        found = []
+        for row in self.connection.execute(
+            f"select {INSTANCE_COLUMNS}, i.verdict, i.priority, i.rules, i.rule_version, "  # noqa: S608
+            "(select json_group_array(d.dest) from delivery d where d.instance_id=i.id) from instance i where i.segment=?",
+            (segment,),
+        ):
+            info, location = instance_of(row)
+            verdict, priority, rules, version, destinations = row[-5:]
+            decision = Decision(
+                verdict=Verdict(verdict),
+                destinations=tuple(json.loads(destinations)),
+                priority=priority,
+                rules=tuple(json.loads(rules)),
+                version=version,
+            )
+            found.append((info, decision, location))
+        return found
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Instances that nobody was told about."""
+        for number in ids:
+            self.connection.execute("delete from instance where id=?", (number,))
+
+    def relocate(self, number: int, old: Location, new: Location) -> bool:
+        """The record lies elsewhere now; False if the instance has gone or moved meanwhile."""
+        self.connection.execute(
+            "update instance set segment=?, epoch=?, at=?, length=? where id=? and segment=? and epoch=? and at=?",
+            (new.segment, new.epoch, new.offset, new.length, number, old.segment, old.epoch, old.offset),
+        )
+        return bool(self.connection.changes())
+
+    def expire(self, keep_seconds: float, excess_bytes: int, now: float, limit: int = 500) -> list[tuple[int, Location]]:
+        """Let go of settled instances: those past their time, and the oldest ones until ``excess_bytes`` are freed."""
+        gone: list[tuple[int, Location]] = []
+        freed = 0
+        rows = list(
+            self.connection.execute(
+                "select id, settled, segment, epoch, at, length, sop, study, accession, received from instance "
+                "where settled is not null order by settled limit ?",
+                (limit,),
+            )
+        )
+        for number, settled, segment, epoch, at, length, sop, study, accession, received in rows:
+            if settled > now - keep_seconds and freed >= excess_bytes:
+                break
+            freed += length
+            delivered = self.connection.execute(
+                "select json_group_object(dest, updated) from delivery where instance_id=?", (number,)
+            ).fetchone()[0]
+            self.connection.execute(
+                "insert into history(id, sop, study, accession, received, settled, delivered) values(?,?,?,?,?,?,?)",
+                (number, sop, study, accession, received, settled, delivered),
+            )
+            gone.append((number, Location(segment, epoch, at, length)))
+        self.forget(number for number, _ in gone)
+        self.delta.kept_bytes -= freed
+        if gone:
+            self.connection.execute("delete from history where settled<?", (now - HISTORY_SECONDS,))
+            self.connection.execute("delete from event where at<?", (now - HISTORY_SECONDS,))
+        return gone
+
+    # People ------------------------------------------------------------------------------------------------
+
+    def event(self, now: float, instance: int | None, destination: str | None, what: str, detail: str) -> None:
+        self.connection.execute(
+            "insert into event(at, instance_id, dest, what, detail) values(?,?,?,?,?)",
+            (now, instance, destination, what, detail),
+        )
+
+    def select(self, selector: dict[str, Any]) -> list[tuple[int, int]]:
+        """(instance, size) of a selector: one of ``id``, ``uid`` (SOP instance, series or study), ``accession``."""
+        execute = self.connection.execute
+        if "id" in selector:
+            return list(execute("select id, size from instance where id=?", (selector["id"],)))
+        if "accession" in selector:
+            return list(execute("select id, size from instance where accession=?", (selector["accession"],)))
+        uid = selector["uid"]
+        return list(
+            execute("select id, size from instance where sop=? or study=? or series=? order by id", (uid, uid, uid))
+        )
+
+    def resend(self, selector: dict[str, Any], destination: str | None, now: float) -> dict[str, int]:
+        """Deliver again what was delivered or given up; to ``destination`` also if it was never owed there."""
+        counts: dict[str, int] = {}
+        for instance, size in self.select(selector):
+            rows = {
+                row[1]: (row[0], row[2])
+                for row in self.connection.execute("select id, dest, state from delivery where instance_id=?", (instance,))
+            }
+            wanted = [destination] if destination is not None else list(rows)
+            for name in wanted:
+                found = rows.get(name)
+                if found is None:
+                    self._insert(instance, name, "ready", 1, None, now)
+                elif found[1] in ("done", "dead"):
+                    self._requeue(found[0], now)
+                    self.delta.dead -= found[1] == "dead"
+                else:
+                    continue
+                self.delta.add_open(name, 1, size)
+                self.event(now, instance, name, "resend", "by an operator")
+                counts[name] = counts.get(name, 0) + 1
+            if wanted:
+                self._unsettle(instance)
+                if self.connection.execute(
+                    "update instance set verdict='route' where id=? and verdict='hold' returning id", (instance,)
+                ).fetchone():
+                    self.delta.held -= 1
+        return counts
+
+    def retry_dead(self, ids: Sequence[int] | None, destination: str | None, now: float) -> dict[str, int]:
+        """Dead letters are ready again: all of them, those of a destination, or by delivery id."""
+        counts: dict[str, int] = {}
+        for delivery, name, instance, size in self._dead(ids, destination):
+            self._requeue(delivery, now)
+            self._unsettle(instance)
+            self.delta.dead -= 1
+            self.delta.add_open(name, 1, size)
+            self.event(now, instance, name, "dead letter retried", "by an operator")
+            counts[name] = counts.get(name, 0) + 1
+        return counts
+
+    def discard_dead(self, ids: Sequence[int], now: float) -> int:
+        """An operator gives them up for good; they count as settled."""
+        count = 0
+        for delivery, name, instance, _ in self._dead(ids, None):
+            self.connection.execute(
+                "update delivery set state='done', last_error='discarded by an operator', updated=? where id=?", (now, delivery)
+            )
+            self.event(now, instance, name, "dead letter discarded", "by an operator")
+            self.delta.dead -= 1
+            row = self.connection.execute(
+                "update instance set settled=? where id=? and settled is null "
+                "and not exists (select 1 from delivery where instance_id=? and state<>'done') returning length",
+                (now, instance, instance),
+            ).fetchone()
+            if row is not None:
+                self.delta.kept_bytes += row[0]
+            count += 1
+        return count
+
+    def _dead(self, ids: Sequence[int] | None, destination: str | None) -> list[tuple[int, str, int, int]]:
+        sql = (
+            "select d.id, d.dest, d.instance_id, i.size from delivery d join instance i on i.id=d.instance_id "
+            "where d.state='dead'"
+        )
+        arguments: list[Any] = []
+        if ids is not None:
+            sql += " and d.id in (select value from json_each(?))"
+            arguments.append(json.dumps(list(ids)))
+        if destination is not None:
+            sql += " and d.dest=?"
+            arguments.append(destination)
+        return list(self.connection.execute(sql, arguments))
+
+    def held_instances(self, after: int, limit: int) -> list[tuple[InstanceInfo, Location]]:
+        """Held ones with an id above ``after``, in order."""
+        return [
+            instance_of(row)
+            for row in self.connection.execute(
+                f"select {INSTANCE_COLUMNS} from instance i where i.verdict='hold' and i.id>? order by i.id limit ?",  # noqa: S608
+                (after, limit),
+            )
+        ]
+
+    def route_held(self, decisions: Sequence[tuple[int, Decision]], now: float, why: str) -> set[str]:
+        """Held instances get a decision; gives the destinations that now have work."""
+        woken: set[str] = set()
+        for number, decision in decisions:
+            row = self.connection.execute(
+                "update instance set verdict=?, rules=?, rule_version=?, priority=? where id=? and verdict='hold' returning size",
+                (decision.verdict, json.dumps(decision.rules), decision.version, int(decision.priority), number),
+            ).fetchone()
+            if row is None:
+                continue
+            self.delta.held -= 1
+            self.event(now, number, None, "released", why)
+            for destination in decision.destinations:
+                self._insert(number, destination, "ready", int(decision.priority), None, now)
+                self.delta.add_open(destination, 1, row[0])
+                woken.add(destination)
+            if not decision.destinations:
+                length = self.connection.execute(
+                    "update instance set settled=? where id=? returning length", (now, number)
+                ).fetchone()[0]
+                self.delta.kept_bytes += length
+        return woken
+
+    def set_setting(self, name: str, value: str | None) -> None:
+        if value is None:
+            self.connection.execute("delete from setting where name=?", (name,))
+        else:
+            self.connection.execute("insert or replace into setting values(?,?)", (name, value))

@@ -1,0 +1,372 @@
+"""The ledger of one process: one connection that writes, in one thread, everything that waits in one transaction.
+
+Receipts of a group, outcomes of deliveries and leases share a commit; with WAL and ``synchronous=FULL`` a commit that has returned is
+on the disk. After the first I/O error the ledger is *failed*: nobody is told success any more. A full disk refuses receipts and
+keeps the rest for the next transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from router.errors import LedgerError
+from router.ledger.queries import Queries
+from router.ledger.schema import migrate
+from router.ledger.store import Counters, Receipt, ReceiptResult, Store
+from router.model import Decision, Delivery, InstanceInfo, Location, Outcome
+from router.ports import Log
+
+T = TypeVar("T")
+GROUP_JOBS = 2048
+RENEW_EVERY = 20.0
+CHECKPOINT_PAGES = 4000
+"""WAL pages (4 KiB each) after which a passive checkpoint runs between two transactions."""
+CACHE_KIB = 64 << 10
+
+Done = Callable[["list[ReceiptResult] | LedgerError"], None]
+
+
+class _Record:
+    __slots__ = ("done", "receipts", "results")
+
+    def __init__(self, receipts: Sequence[Receipt], done: Done) -> None:
+        self.receipts = receipts
+        self.done = done
+        self.results: list[ReceiptResult] = []
+
+
+class _Call:
+    """Any other work of the store, with somebody who waits for what it returns."""
+
+    __slots__ = ("future", "problem", "result", "work")
+
+    def __init__(self, work: Callable[[Store, float], Any], future: asyncio.Future[Any]) -> None:
+        self.work = work
+        self.future = future
+        self.result: Any = None
+        self.problem: Exception | None = None
+
+
+_CLOSE = object()
+
+
+class SqliteLedger:
+    """Implements ``ports.Ledger``; made by ``open``. Called on the loop unless it says otherwise."""
+
+    def __init__(self, path: Path, node: str, log: Log) -> None:
+        self.path = path
+        self.node = node
+        self.log = log
+        self.fresh = False
+        """The ledger was empty when it was opened."""
+        self.failed = False
+        self.counts = Counters()
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_failure: Callable[[LedgerError], None] = lambda error: None
+        self._wal_pages = 0
+        self._connection: apsw.Connection
+        self._store: Store
+        self._queries: Queries
+
+    # Opening (blocking, before the loop) ---------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: Path, *, node: str, log: Log) -> SqliteLedger:
+        """Open or create. Raises LedgerTooNew, LedgerError with the reason."""
+        ledger = cls(path, node, log)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            connection = ledger._connection = apsw.Connection(str(path))
+            connection.execute("pragma locking_mode=normal")
+            connection.execute("pragma journal_mode=wal")
+            connection.execute("pragma synchronous=full")
+            connection.execute("pragma foreign_keys=on")
+            connection.execute(f"pragma cache_size=-{CACHE_KIB}")
+            connection.set_wal_hook(ledger._wal_grew)
+            ledger.fresh = migrate(connection)
+            ledger._store = Store(connection, f"{node}/{time.time_ns()}")
+            with connection:
+                taken = ledger._store.take_over(node, time.time())
+            if taken:
+                log.info("took over unfinished deliveries", count=taken)
+            ledger.counts = ledger._store.counters()
+            ledger._queries = Queries(path)
+        except apsw.Error as error:
+            raise LedgerError(f"cannot use the ledger {path}: {error}") from error
+        return ledger
+
+    def live(self) -> dict[int, tuple[int, int]]:
+        """Segment to (records, bytes). Blocking; before ``start``."""
+        return self._store.live()
+
+    def newest(self, limit: int) -> list[tuple[InstanceInfo, Location]]:
+        """Blocking; before ``start``."""
+        return self._store.newest(limit)
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """Instances that nobody was told about. Blocking; before ``start``."""
+        with self._connection:
+            self._store.forget(ids)
+        self.counts = self._store.counters()
+
+    def rebuild(self, records: Iterable[tuple[InstanceInfo, Decision, Location]]) -> list[Location]:
+        """Take in records of a spool whose ledger was lost: everything is owed again. Gives the records that are identical
+        duplicates and not needed. Blocking; before ``start``."""
+        unneeded = []
+        with self._connection:
+            for info, decision, location in records:
+                result = self._store.record(Receipt(info=info, decision=decision, location=location), info.received)
+                if result.unneeded is not None:
+                    unneeded.append(result.unneeded)
+        self.counts = self._store.counters()
+        return unneeded
+
+    def last_id(self) -> int:
+        row = self._connection.execute(
+            "select max(coalesce((select max(id) from instance), 0), coalesce((select max(id) from history), 0))"
+        ).fetchone()
+        return int(row[0])
+
+    def start(self, loop: asyncio.AbstractEventLoop, *, failed: Callable[[LedgerError], None]) -> None:
+        """``failed`` is called in the ledger's thread, once."""
+        self._loop = loop
+        self._on_failure = failed
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Commit what was submitted, checkpoint, close."""
+        if self._thread is not None:
+            self._queue.put(_CLOSE)
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+            self._thread = None
+        self.close_files()
+
+    def close_files(self) -> None:
+        self._queries.close()
+        self._connection.close()
+
+    # The hot path ------------------------------------------------------------------------------------------
+
+    def record(self, receipts: Sequence[Receipt], done: Done) -> None:
+        """Any thread. ``done`` is called in the ledger's thread after the commit, with one result per receipt, or an error."""
+        self._queue.put(_Record(receipts, done))
+
+    def settle(self, outcome: Outcome) -> None:
+        self._queue.put(outcome)
+
+    def _call(self, work: Callable[[Store, float], T]) -> asyncio.Future[T]:
+        if self._loop is None:
+            raise LedgerError("the ledger has not been started")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Call(work, future))
+        return future
+
+    # ports.Ledger ------------------------------------------------------------------------------------------
+
+    async def lease(self, destination: str, limit: int) -> list[Delivery]:
+        return await self._call(lambda store, now: store.lease(destination, limit, now))
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        await self._call(lambda store, now: store.release(deliveries, now))
+
+    async def next_ready_in(self, destination: str) -> float | None:
+        """Seconds until the earliest waiting delivery may be tried (0: now); None when none is ready."""
+
+        def ask(store: Store, now: float) -> float | None:
+            moment = store.next_ready_at(destination)
+            return None if moment is None else max(0.0, moment - now)
+
+        return await self._call(ask)
+
+    # Housekeeping and people -------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Everything submitted before is committed when this returns."""
+        await self._call(lambda store, now: None)
+
+    async def expire(self, keep_seconds: float, keep_bytes: int) -> list[tuple[int, Location]]:
+        excess = max(0, self.counts.kept_bytes - keep_bytes)
+        return await self._call(lambda store, now: store.expire(keep_seconds, excess, now))
+
+    async def instances_in(self, segment: int) -> list[tuple[InstanceInfo, Decision, Location]]:
+        return await self._call(lambda store, now: store.instances_in(segment))
+
+    async def relocate(self, number: int, old: Location, new: Location) -> bool:
+        return await self._call(lambda store, now: store.relocate(number, old, new))
+
+    async def resend(self, selector: dict[str, Any], destination: str | None) -> dict[str, int]:
+        return await self._call(lambda store, now: store.resend(selector, destination, now))
+
+    async def retry_dead(self, ids: Sequence[int] | None, destination: str | None) -> dict[str, int]:
+        return await self._call(lambda store, now: store.retry_dead(ids, destination, now))
+
+    async def discard_dead(self, ids: Sequence[int]) -> int:
+        return await self._call(lambda store, now: store.discard_dead(ids, now))
+
+    async def route_held(self, decisions: Sequence[tuple[int, Decision]], why: str) -> set[str]:
+        return await self._call(lambda store, now: store.route_held(decisions, now, why))
+
+    async def held_instances(self, after: int, limit: int) -> list[tuple[InstanceInfo, Location]]:
+        return await self._call(lambda store, now: store.held_instances(after, limit))
+
+    async def set_paused(self, destination: str, reason: str | None) -> None:
+        await self._call(lambda store, now: store.set_setting(f"paused:{destination}", reason))
+
+    async def event(self, what: str, detail: str, destination: str | None = None) -> None:
+        await self._call(lambda store, now: store.event(now, None, destination, what, detail))
+
+    def paused(self) -> dict[str, str]:
+        """Destination to the reason it was paused for. Blocking."""
+        return self._queries.settings("paused:")
+
+    async def queue(self, destination: str | None, limit: int) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._queries.queue, destination, limit)
+
+    async def dead_letters(self, destination: str | None, limit: int) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._queries.dead_letters, destination, limit)
+
+    async def held(self, limit: int) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._queries.held, limit)
+
+    async def studies(self, query: str, limit: int) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._queries.studies, query, limit)
+
+    async def trace(self, key: str) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._queries.trace, key)
+
+    async def oldest(self) -> dict[str, float]:
+        """Destination to the arrival of its oldest undelivered instance, epoch seconds."""
+        names = [name for name, (count, _) in self.counts.open.items() if count > 0]
+        return await asyncio.to_thread(self._queries.oldest, names) if names else {}
+
+    # The thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        closing = False
+        renew_at = time.monotonic() + RENEW_EVERY
+        while not closing:
+            jobs: list[Any] = []
+            try:
+                jobs.append(self._queue.get(timeout=max(0.0, renew_at - time.monotonic())))
+                while len(jobs) < GROUP_JOBS:
+                    jobs.append(self._queue.get_nowait())
+            except queue.Empty:
+                pass
+            if _CLOSE in jobs:
+                jobs.remove(_CLOSE)
+                closing = True
+            if time.monotonic() >= renew_at:
+                renew_at = time.monotonic() + RENEW_EVERY
+                self._transaction([*jobs, _Call(lambda store, now: store.renew(now), self._nobody())])
+            elif jobs:
+                self._transaction(jobs)
+        if not self.failed:
+            self._checkpoint(force=True)
+
+    def _nobody(self) -> asyncio.Future[Any]:
+        if self._loop is None:
+            raise LedgerError("the ledger has not been started")
+        return self._loop.create_future()
+
+    def _transaction(self, jobs: list[Any]) -> None:
+        if self.failed:
+            self._refuse(jobs, LedgerError("the ledger has failed"))
+            return
+        store, execute = self._store, self._connection.execute
+        store.delta = Counters()
+        now = time.time()
+        try:
+            execute("begin immediate")
+            for job in jobs:
+                if type(job) is Outcome:
+                    store.settle(job, now)
+                elif type(job) is _Record:
+                    job.results = [store.record(receipt, now) for receipt in job.receipts]
+                else:
+                    job.result = job.work(store, now)
+            execute("commit")
+        except apsw.FullError:
+            self._rollback()
+            self._full(jobs)
+            return
+        except Exception as error:
+            # Constraint, I/O, a fault of ours: whatever it is, what was promised cannot be kept by going on.
+            self._rollback()
+            self.failed = True
+            problem = LedgerError(f"commit failed: {error}")
+            self.log.error("ledger failed", error=type(error).__name__)
+            self._refuse(jobs, problem)
+            self._on_failure(problem)
+            return
+        self.counts.apply(store.delta)
+        calls = []
+        for job in jobs:
+            if type(job) is _Record:
+                job.done(job.results)
+            elif type(job) is _Call:
+                calls.append(job)
+        if calls and self._loop is not None:
+            self._loop.call_soon_threadsafe(_answer, calls)
+        self._checkpoint(force=False)
+
+    def _rollback(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("rollback")
+
+    def _full(self, jobs: list[Any]) -> None:
+        """No space: receipts are refused, outcomes wait for the next transaction, callers are told."""
+        problem = LedgerError("no space left for the ledger")
+        outcomes = [job for job in jobs if type(job) is Outcome]
+        self._refuse([job for job in jobs if type(job) is not Outcome], problem)
+        time.sleep(0.2)  # this thread only: a full disk is not helped by trying faster
+        for outcome in outcomes:
+            self._queue.put(outcome)
+
+    def _refuse(self, jobs: list[Any], problem: LedgerError) -> None:
+        calls = []
+        for job in jobs:
+            if type(job) is _Record:
+                job.done(problem)
+            elif type(job) is _Call:
+                job.problem = problem
+                calls.append(job)
+        if calls and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_answer, calls)
+
+    def _checkpoint(self, *, force: bool) -> None:
+        """Move the WAL into the database between transactions; passive: it waits for nobody."""
+        try:
+            if force or self._wal_pages >= CHECKPOINT_PAGES:
+                self._wal_pages = 0
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.BusyError:
+            return
+        except apsw.Error as error:
+            self.failed = True
+            self.log.error("ledger checkpoint failed", error=type(error).__name__)
+            self._on_failure(LedgerError(f"checkpoint failed: {error}"))
+
+    def _wal_grew(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return 0
+
+
+def _answer(calls: list[_Call]) -> None:
+    for call in calls:
+        if call.future.done():
+            continue
+        if call.problem is not None:
+            call.future.set_exception(call.problem)
+        else:
+            call.future.set_result(call.result)
