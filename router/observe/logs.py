@@ -119,8 +119,8 @@ class Redaction:
 
 
 def describe(error: BaseException) -> str:
-    """The class of an exception, and its text if we or the operating system wrote it. Other texts quote what they failed
-    on (``invalid literal for int(): 'DOE^JANE'``) and stay out."""
+    """The class of an exception, and its text if we or the operating system wrote it. Other texts quote what they
+    failed on (``invalid literal for int(): 'DOE^JANE'``) and stay out."""
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, RouterError | OSError) else name
 

@@ -11,7 +11,8 @@ Prometheus' families when somebody asks, which may be in another thread.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -19,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from router import __version__
+from router.model import Decision
 from router.observe.histogram import Histogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -185,18 +187,18 @@ class RouterMetrics:
         """Other rules are in force: counts of those that stay go on, series of those that are gone end."""
         self._rules = {name: self._rules.get(name, 0) for name in names}
 
-    def reloaded(self, succeeded: bool, at: float) -> None:
-        """The configuration was read; ``at`` is in epoch seconds and kept only on success."""
+    def reloaded(self, succeeded: bool) -> None:
+        """The rules were read, at the start or later. The time shown is that of the last success."""
         self._reload_ok = succeeded
         if succeeded:
-            self._reload_at = at
+            self._reload_at = time.time()
 
     # What happens ----------------------------------------------------------------------------------------------
 
-    def matched(self, rules: Sequence[str]) -> None:
-        """These rules matched one instance. One that a reload has removed in the meantime is not counted."""
+    def decided(self, decision: Decision) -> None:
+        """Count the rules that matched one instance; not one that a reload has removed in the meantime."""
         counts = self._rules
-        for rule in rules:
+        for rule in decision.rules:
             if rule in counts:
                 counts[rule] += 1
 
