@@ -19,7 +19,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from enum import IntFlag
+from enum import IntEnum
 from typing import Protocol
 
 from router.errors import AssociationAborted, AssociationRejected, PeerProtocolError, fault_location
@@ -60,8 +60,8 @@ def _shared_view() -> memoryview:
     return view
 
 
-class Hold(IntFlag):
-    """Why the peer rightly waits for us."""
+class Hold(IntEnum):
+    """Why the peer rightly waits for us: one bit each (plain integers, as this is asked per message)."""
 
     OWING = 1
     """It awaits an answer; we go on reading."""
@@ -69,10 +69,12 @@ class Hold(IntFlag):
     """We do not read: too much is in memory."""
     UNWRITTEN = 4
     """We do not read: it does not take our answers."""
+    UNANSWERED = 8
+    """We do not read: too many of its requests are unanswered."""
 
 
-_NOT_READING = int(Hold.CONGESTED | Hold.UNWRITTEN)
-_OWING = int(Hold.OWING)
+_NOT_READING = Hold.CONGESTED | Hold.UNWRITTEN | Hold.UNANSWERED
+_EVERY_HOLD = _NOT_READING | Hold.OWING
 
 
 class AssociationUser(Protocol):
@@ -193,6 +195,11 @@ class Connection(asyncio.BufferedProtocol):
     def ended(self) -> bool:
         """The association is over (the transport may still be closing)."""
         return self._ended
+
+    @property
+    def holding(self) -> bool:
+        """The peer waits for us, for one reason or another."""
+        return self._holds != 0
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Send framed P-DATA-TFs, in one write; within a step they leave at its end.
@@ -359,7 +366,7 @@ class Connection(asyncio.BufferedProtocol):
         self._ended = True
         self.error = error
         # What the peer still sends is read and dropped, or its closing would not be noticed.
-        self.unhold(Hold.CONGESTED | Hold.UNWRITTEN | Hold.OWING)
+        self.unhold(_EVERY_HOLD)
         user = self.user
         if user is not None:
             try:

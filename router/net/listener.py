@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from router.errors import RouterError
+from router.errors import AssociationAborted, RouterError
 from router.model import Limits, Listener, Peer
 from router.net.admission import BURST_TIMEOUT, Gate, Place, Refusal
 from router.net.connection import AssociationUser, Connection, Hold, address_of
@@ -117,7 +117,9 @@ class AcceptedConnection(Connection):
         judged = server.gate.judge(server.listener, self.address, request)
         if isinstance(judged, Refusal):
             server.metrics.rejected(judged.label)
-            self.log.info("association rejected", address=self.address, reason=judged.label)
+            self.log.info(
+                "association rejected", address=self.address, calling_ae=request.calling_ae, reason=judged.label
+            )
             # The socket keeps its handshake's place until it is closed: a refused peer must not hold sockets for
             # nothing.
             self.core.reject(judged.reject, now)
@@ -130,11 +132,12 @@ class AcceptedConnection(Connection):
         self._handshake_over()
         self.user = user
         self.core.accept(accept, now)
-        self.log.info("association accepted", peer=judged.name, address=self.address)
+        self.log.info("association accepted", peer=judged.name, address=self.address, calling_ae=request.calling_ae)
 
     def _end(self, error: Exception | None) -> None:
         if self.ended:
             return
+        midway = self.holding or self.core.message_open
         super()._end(error)
         peer, self._peer = self._peer, None
         if peer is None:
@@ -143,8 +146,11 @@ class AcceptedConnection(Connection):
         self.server.metrics.association_closed()
         if error is None:
             self.log.info("association released", peer=peer.name)
-        else:
+        elif midway or not (isinstance(error, AssociationAborted) and error.source is None):
             self.log.warning("association aborted", peer=peer.name, reason=str(error))
+        else:
+            # Some modalities close when they have their last answer.
+            self.log.info("association closed by the peer without release", peer=peer.name)
 
     def _handshake_over(self) -> None:
         place, self._place = self._place, None
@@ -207,12 +213,14 @@ class ListeningServer:
         """
         self.gate.draining = True
         deadline = self.loop.time() + grace
-        while self.connections and self.loop.time() < deadline:
-            now = self.loop.time()
-            for connection in list(self.connections):
+        while (now := self.loop.time()) < deadline:
+            lasting = [connection for connection in self.connections if not connection.ended]
+            if not lasting:
+                break
+            for connection in lasting:
                 if connection.core.idle_since(now) > DRAIN_IDLE:
                     connection.abort(2, 0, message="shutting down")
-            await asyncio.wait([connection.closed for connection in self.connections], timeout=0.1)
+            await asyncio.wait([connection.closed for connection in lasting], timeout=0.1)
 
     async def close(self, grace: float = 0.0) -> None:
         """``drain``, then close every socket. Cancelling it leaves sockets open."""

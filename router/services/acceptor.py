@@ -1,267 +1,287 @@
-"""The acceptor's side of an association: who is let in, which contexts, and one answer per request, in order.
+"""Serving an accepted association: which contexts are taken, which message goes to which service, in which order
+answers leave.
 
-C-ECHO and C-STORE are served. Whatever else arrives on an accepted context is answered 0x0211, never with an abort.
+Requests may come before earlier ones are answered; answers leave in the order of the requests (PS3.7 §9.1), although
+the intake finishes them when it can. A message that is refused is still read to its end: a status tells the sender more
+than an A-ABORT.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 
 from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from router._fastpdu import frame_message
-from router.dicom.uids import is_storage_class
-from router.dimse.assembler import CommandReceived, MessageAssembler
-from router.dimse.command import Command, CommandField, encode_response
-from router.errors import AbortReason, PeerProtocolError
-from router.model import Limits, Origin, Peer, Status
-from router.net.admission import APPLICATION_CONTEXT_NOT_SUPPORTED, PROTOCOL_VERSION_NOT_SUPPORTED, Refusal
-from router.net.connection import Connection
-from router.net.listener import AcceptedConnection, ListeningServer
-from router.ports import Buffer, Intake
-from router.services.storage_scp import StoreMessage
+from router.dicom.uids import VERIFICATION, valid_uid
+from router.dimse.assembler import CommandReceived, DataReceived, MessageAssembler
+from router.dimse.command import RESPONSE_BIT, Command, CommandField, encode_response
+from router.errors import AbortReason, DatasetError, PeerProtocolError, fault_location
+from router.model import Origin, Peer, Status
+from router.net.connection import Hold
+from router.net.listener import AcceptedConnection, Serve
+from router.ports import Buffer, Intake, Log, Reception
+from router.services import verification
+from router.services.storage_scp import StorageScp, serves
 from router.ul.association import DataFragment
 from router.ul.negotiation import accepted_contexts, answer, answer_roles
-from router.ul.pdus import APPLICATION_CONTEXT, AssociateAccept, AssociateRequest, UserInformation
+from router.ul.pdus import AssociateAccept, AssociateRequest, ContextOutcome, UserInformation
 
-VERIFICATION = "1.2.840.10008.1.1"
-PIPELINE_LIMIT = 64
-"""Unanswered requests of one peer; past it its socket is not read."""
+MAX_OPERATIONS = 64
+"""Asynchronous operations that we let a requestor invoke (PS3.7 D.3.3.3)."""
+MAX_UNANSWERED = 256
+"""Requests without an answer past which nothing more is read, whatever was negotiated."""
+
+_RESPONSES = frozenset(field | RESPONSE_BIT for field in CommandField if not field & RESPONSE_BIT)
+
+
+def serving(intake: Intake, *, log: Log) -> Serve:
+    """Who serves the associations of a listener."""
+
+    def serve(
+        connection: AcceptedConnection, request: AssociateRequest, peer: Peer
+    ) -> tuple[AssociateAccept, Acceptor]:
+        accept = negotiate(request, connection.core.settings.max_pdu)
+        return accept, Acceptor(connection, request, accept, peer, intake, log)
+
+    return serve
+
+
+def negotiate(request: AssociateRequest, max_pdu: int) -> AssociateAccept:
+    """The answer to a request that was admitted: storage and verification in the first transfer syntax proposed.
+
+    Where nothing is acceptable, every context is rejected and the association is accepted all the same: the requestor
+    sees why.
+    """
+    results = answer(request.contexts, supports=lambda uid: uid == VERIFICATION or serves(uid), takes=valid_uid)
+    taken = {result.id for result in results if result.result == ContextOutcome.ACCEPTANCE}
+    window = request.user.async_window
+    if window is not None:
+        # Our true values, no more than asked: 0 asks for no limit, and we invoke nothing ourselves.
+        invoked = MAX_OPERATIONS if window[0] == 0 else min(window[0], MAX_OPERATIONS)
+        window = (invoked, 1)
+    return AssociateAccept(
+        contexts=results,
+        user=UserInformation(
+            max_length=max_pdu,
+            implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+            implementation_version=IMPLEMENTATION_VERSION_NAME,
+            async_window=window,
+            roles=answer_roles(
+                request.user.roles, (context.abstract_syntax for context in request.contexts if context.id in taken)
+            ),
+        ),
+        raw_header=request.raw_header,
+    )
 
 
 class Answer:
-    """A place in the order of answers; empty until the answer is known."""
+    """The response to one request, perhaps not known yet."""
 
-    __slots__ = ("buffers",)
+    __slots__ = ("_acceptor", "command", "comment", "complete_at", "context_id", "status")
 
-    def __init__(self) -> None:
-        self.buffers: Sequence[Buffer] | None = None
+    def __init__(self, acceptor: Acceptor, context_id: int, command: Command) -> None:
+        self._acceptor = acceptor
+        self.context_id = context_id
+        self.command = command
+        self.status: int | None = None
+        self.comment = ""
+        self.complete_at = 0.0
+        """When the last fragment of the request was in; loop time."""
+
+    def done(self, status: int, comment: str) -> None:
+        """Say what to answer: once, on the loop, also long after the association ended."""
+        self.status = status
+        self.comment = comment
+        self._acceptor.answered()
 
 
 class Acceptor:
-    """Serves one association. Implements ``net.connection.AssociationUser``."""
+    """One association served. Implements ``net.AssociationUser``."""
 
     __slots__ = (
-        "_answers",
+        "_answer",
         "_assembler",
         "_connection",
         "_contexts",
-        "_ended",
-        "_origin",
+        "_log",
+        "_metrics",
         "_peer",
-        "_release_asked",
-        "_server",
-        "_skip",
-        "_store",
-        "intake",
-        "limits",
+        "_reception",
+        "_refusal",
+        "_releasing",
+        "_size",
+        "_storage",
+        "_unanswered",
     )
 
-    def __init__(self, server: ListeningServer, intake: Intake, limits: Limits) -> None:
-        self.intake = intake
-        self.limits = limits
-        self._server = server
-        self._connection: Connection | None = None
-        self._contexts: dict[int, tuple[str, str]] = {}
-        self._assembler: MessageAssembler | None = None
-        self._answers: deque[Answer] = deque()
-        self._store: StoreMessage | None = None
-        self._skip = False
-        """A data set follows that belongs to a request which is answered without it."""
-        self._peer: Peer | None = None
-        self._origin: Origin | None = None
-        self._release_asked = False
-        self._ended = False
-
-    # AssociationUser ---------------------------------------------------------------------------------------
-
-    def requested(self, connection: Connection, request: AssociateRequest) -> None:
+    def __init__(
+        self,
+        connection: AcceptedConnection,
+        request: AssociateRequest,
+        accept: AssociateAccept,
+        peer: Peer,
+        intake: Intake,
+        log: Log,
+    ) -> None:
         self._connection = connection
-        if isinstance(connection, AcceptedConnection):
-            connection.handshake_over()
-        refusal = self._judge(connection, request)
-        if refusal is not None:
-            self._server.metrics.rejected(refusal.label)
-            self._server.log.info(
-                "association rejected", listener=self._server.listener.name, address=connection.address, reason=refusal.label
-            )
-            connection.core.reject(refusal.reject, connection.loop.time())
-            return
-        results = answer(request.contexts, supports=self._supports, takes=lambda uid: True)
-        listener = self._server.listener
-        accept = AssociateAccept(
-            contexts=results,
-            raw_header=request.raw_header,
-            user=UserInformation(
-                max_length=listener.max_pdu,
-                implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                implementation_version=IMPLEMENTATION_VERSION_NAME,
-                roles=answer_roles(
-                    request.user.roles,
-                    (proposal.abstract_syntax for proposal, result in zip(request.contexts, results, strict=True) if result.result == 0),
-                ),
-            ),
-        )
         self._contexts = accepted_contexts(request, accept)
-        self._assembler = MessageAssembler(self._contexts, self.limits.command_set)
-        connection.core.accept(accept, connection.loop.time())
-        if self._peer is not None:
-            self._server.gate.association_began(self._peer, connection.address)
-        self._server.metrics.association_opened()
-
-    def established(self, connection: Connection, accept: AssociateAccept) -> None:
-        """Never called: we are the acceptor."""
-
-    def fragment(self, connection: Connection, fragment: DataFragment) -> None:
-        assembler = self._assembler
-        if assembler is None:
-            raise PeerProtocolError("data before the association was accepted", AbortReason.UNEXPECTED_PDU)
-        item = assembler.feed(fragment)
-        if item is None:
-            connection.core.message_begins()
-        elif isinstance(item, CommandReceived):
-            if item.command.has_data_set:
-                connection.core.message_begins()
-            else:
-                connection.core.message_ends()
-            self._command(connection, item)
-        else:
-            store = self._store
-            if store is not None:
-                store.data(item.data)
-                if item.last:
-                    self._store = None
-                    connection.core.message_ends()
-                    store.finish()
-                elif store.congested:
-                    connection.pause_reading()
-            elif item.last:
-                self._skip = False
-                connection.core.message_ends()
-                self._send_ready()
-
-    def release_requested(self, connection: Connection) -> None:
-        if self._assembler is not None and self._assembler.in_message:
-            # A release within a message: what there is of it is worth nothing.
-            raise PeerProtocolError("release within a message", AbortReason.UNEXPECTED_PDU)
-        self._release_asked = True
-        self._send_ready()
-
-    def ended(self, connection: Connection, error: Exception | None) -> None:
-        self._ended = True
-        if self._store is not None:
-            self._store.discard()
-            self._store = None
-        self._answers.clear()
-        if self._assembler is not None and self._peer is not None:
-            self._server.gate.association_ended(self._peer, connection.address)
-            self._server.metrics.association_closed()
-            if error is not None:
-                self._server.log.info("association ended", peer=self._peer.name, reason=str(error))
-
-    # Admission ---------------------------------------------------------------------------------------------
-
-    def _judge(self, connection: Connection, request: AssociateRequest) -> Refusal | None:
-        if not request.protocol_version & 1:
-            return Refusal(PROTOCOL_VERSION_NOT_SUPPORTED, "protocol_version")
-        if request.application_context != APPLICATION_CONTEXT:
-            return Refusal(APPLICATION_CONTEXT_NOT_SUPPORTED, "application_context")
-        listener = self._server.listener
-        found = self._server.gate.judge(listener, connection.address, request)
-        if isinstance(found, Refusal):
-            return found
-        self._peer = found
-        self._origin = Origin(
-            listener=listener.name,
-            peer=found.name,
+        self._peer = peer
+        self._log = log
+        self._metrics = connection.server.metrics
+        origin = Origin(
+            listener=connection.server.listener.name,
+            peer=peer.name,
             calling_ae=request.calling_ae,
             called_ae=request.called_ae,
             address=connection.address,
         )
-        return None
+        self._storage = StorageScp(intake, origin, peer, self._resume)
+        self._assembler = MessageAssembler(self._contexts, connection.server.gate.limits.command_set)
+        self._unanswered: deque[Answer] = deque()
+        # Of the message whose data set is coming in:
+        self._answer: Answer | None = None
+        self._reception: Reception | None = None
+        self._refusal: tuple[int, str] = (Status.SUCCESS, "")
+        self._size = 0
+        self._releasing = False
 
-    def _supports(self, abstract_syntax: str) -> bool:
-        peer = self._peer
-        if abstract_syntax == VERIFICATION:
-            return peer is not None and peer.echo
-        return is_storage_class(abstract_syntax)
+    # net.AssociationUser -----------------------------------------------------------------------------------
+
+    def fragment(self, fragment: DataFragment) -> None:
+        assembler = self._assembler
+        received = assembler.feed(fragment)
+        self._connection.core.message_open = assembler.in_message
+        if type(received) is DataReceived:
+            self._data(received)
+        elif type(received) is CommandReceived:
+            self._command(received.context_id, received.command)
+
+    def release_requested(self) -> None:
+        if self._assembler.in_message:
+            raise PeerProtocolError("A-RELEASE-RQ within a message", AbortReason.UNEXPECTED_PDU)
+        if self._unanswered:
+            self._releasing = True
+        else:
+            self._connection.release_response()
+
+    def ended(self, error: Exception | None) -> None:
+        self._discard()
+        self._unanswered.clear()
 
     # Messages ----------------------------------------------------------------------------------------------
 
-    def _command(self, connection: Connection, item: CommandReceived) -> None:
-        command = item.command
-        if command.is_response or command.field == CommandField.C_CANCEL_RQ:
-            # Unsolicited: nothing of ours waits for it.
-            self._skip = command.has_data_set
+    def _command(self, context_id: int, command: Command) -> None:
+        self._answer = None
+        field = command.field
+        if field & RESPONSE_BIT:
+            if field not in _RESPONSES:
+                raise PeerProtocolError("unknown response", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+            self._log.debug("response to nothing ignored", peer=self._peer.name)
             return
-        place = Answer()
-        self._answers.append(place)
-        connection.core.answers_due += 1
-        if len(self._answers) > PIPELINE_LIMIT:
-            connection.pause_reading()
-        if command.field == CommandField.C_STORE_RQ:
-            self._begin_store(connection, item.context_id, command, place)
+        if field == CommandField.C_CANCEL_RQ:
             return
-        status = Status.UNRECOGNIZED_OPERATION
-        comment = "operation not supported"
-        if command.field == CommandField.C_ECHO_RQ:
-            status, comment = Status.SUCCESS, ""
-        self._skip = command.has_data_set
-        self.respond(item.context_id, command, place, status, comment)
-
-    def _begin_store(self, connection: Connection, context_id: int, command: Command, place: Answer) -> None:
-        abstract, transfer = self._contexts[context_id]
-        if self._origin is None or self._peer is None:
-            raise PeerProtocolError("C-STORE before the association was accepted", AbortReason.UNEXPECTED_PDU)
-
-        def done(status: int, comment: str) -> None:
-            self._server.metrics.response(status, connection.loop.time() - message.finished_at)
-            if status == Status.SUCCESS:
-                self._server.metrics.received(self._peer.name if self._peer is not None else "unknown", message.size)
-            self.respond(context_id, command, place, status, comment)
-
-        message = StoreMessage(
-            self.intake,
-            command,
-            origin=self._origin,
-            abstract_syntax=abstract,
-            transfer_syntax=transfer,
-            may_store=self._peer.store,
-            done=done,
-            resume=connection.resume_reading,
-            clock=connection.loop.time,
-        )
-        if command.has_data_set:
-            self._store = message
+        if command.message_id is None:
+            raise PeerProtocolError("request without Message ID", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+        self._answer = Answer(self, context_id, command)
+        self._unanswered.append(self._answer)
+        if field == CommandField.C_STORE_RQ:
+            self._begin(command, self._contexts[context_id])
+        elif field == CommandField.C_ECHO_RQ:
+            self._refusal = verification.answer(self._peer)
         else:
-            message.finish()
+            self._refusal = (Status.UNRECOGNIZED_OPERATION, "only C-STORE and C-ECHO are served")
+        if not command.has_data_set:
+            self._complete()
 
-    def respond(self, context_id: int, command: Command, place: Answer, status: int, comment: str) -> None:
-        """Fill a place in the order of answers; whatever is ready from the front is sent."""
-        connection = self._connection
-        if self._ended or connection is None:
-            return
-        place.buffers = frame_message(
-            context_id, encode_response(command, status, comment), (), 0, connection.core.peer_max_length
-        )
-        self._send_ready()
+    def _begin(self, command: Command, context: tuple[str, str]) -> None:
+        self._size = 0
+        try:
+            self._reception = self._storage.begin(command, *context)
+        except DatasetError as error:
+            self._refusal = (error.status, error.comment)
+        except Exception as fault:
+            self._fault(fault)
 
-    def _send_ready(self) -> None:
-        connection = self._connection
-        if connection is None or self._ended:
+    def _data(self, received: DataReceived) -> None:
+        reception = self._reception
+        if reception is not None:
+            data = received.data
+            self._size += len(data)
+            try:
+                reception.write(data)
+                if reception.congested:
+                    self._connection.hold(Hold.CONGESTED)
+            except Exception as fault:
+                self._fault(fault)
+        if received.last and self._answer is not None:
+            self._complete()
+
+    def _complete(self) -> None:
+        """The message is in, to its last fragment."""
+        answer = self._answer
+        reception, self._reception = self._reception, None
+        if answer is None:
             return
-        answers = self._answers
-        was_full = len(answers) > PIPELINE_LIMIT
+        self._answer = None
+        connection = self._connection
+        answer.complete_at = connection.loop.time()
+        if reception is None:
+            answer.done(*self._refusal)
+        else:
+            self._metrics.received(self._peer.name, self._size)
+            try:
+                reception.finish(answer.done)
+            except Exception as fault:
+                self._fault(fault)
+                if answer.status is None:
+                    answer.done(*self._refusal)
+        if self._unanswered:
+            connection.hold(Hold.OWING)
+            if len(self._unanswered) >= MAX_UNANSWERED:
+                connection.hold(Hold.UNANSWERED)
+
+    def _fault(self, fault: Exception) -> None:
+        """A bug of ours costs this object, with a status that says so, and not the association."""
+        self._log.error("fault while storing", fault=fault_location(fault))
+        self._refusal = (Status.PROCESSING_FAILURE, "processing failure")
+        self._discard()
+
+    def _discard(self) -> None:
+        reception, self._reception = self._reception, None
+        if reception is not None:
+            reception.discard()
+
+    def _resume(self) -> None:
+        """From the intake: there is room again, if nobody else took it."""
+        reception = self._reception
+        if reception is None or not reception.congested:
+            self._connection.unhold(Hold.CONGESTED)
+
+    # Answers -----------------------------------------------------------------------------------------------
+
+    def answered(self) -> None:
+        """An answer is known: send those whose turn it is."""
+        unanswered = self._unanswered
+        if not unanswered or unanswered[0].status is None:
+            return
+        connection = self._connection
+        limit = connection.core.peer_max_length
+        if 0 < limit < 8:
+            connection.abort(2, AbortReason.INVALID_PDU_PARAMETER_VALUE, message="peer's maximum length takes no data")
+            return
         now = connection.loop.time()
-        sent = False
-        while answers and answers[0].buffers is not None and not self._skip:
-            connection.core.send_pdata(answers.popleft().buffers or (), now)
-            connection.core.answers_due -= 1
-            sent = True
-        if was_full and len(answers) <= PIPELINE_LIMIT:
-            connection.resume_reading()
-        if self._release_asked and not answers:
-            self._release_asked = False
-            connection.release_response()
-        elif sent:
-            connection.flush()
+        frames: list[Buffer] = []
+        while unanswered and (status := unanswered[0].status) is not None:
+            first = unanswered.popleft()
+            frames += frame_message(
+                first.context_id, encode_response(first.command, status, first.comment), (), 0, limit
+            )
+            if first.command.field == CommandField.C_STORE_RQ:
+                self._metrics.response(status, now - first.complete_at)
+        connection.send(frames)
+        if len(unanswered) < MAX_UNANSWERED // 2:
+            connection.unhold(Hold.UNANSWERED)
+        if not unanswered:
+            connection.unhold(Hold.OWING)
+            if self._releasing:
+                connection.release_response()

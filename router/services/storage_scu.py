@@ -1,6 +1,10 @@
-"""Storage SCU and Verification SCU (PS3.4 Annex A, B): instances out over one established association.
+"""Storage as SCU (PS3.4 Annex B): sends instances over an established association and waits for their responses.
 
-An instance counts as stored only by the C-STORE-RSP that answers it: same message id, same context, same operation, with a status.
+The data set's bytes leave as they came: framed around slices, never decoded. Several messages may be outstanding where
+the peer granted an asynchronous operations window (PS3.7 D.3.3.3). A message that cannot be completed ends the
+association: nothing may follow it.
+
+Statuses are handed on as numbers; what they mean for a delivery is not known here.
 """
 
 from __future__ import annotations
@@ -11,276 +15,287 @@ from dataclasses import dataclass
 
 from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from router._fastpdu import MessageFramer, frame_message
+from router.dicom.uids import VERIFICATION
 from router.dimse.assembler import CommandReceived, MessageAssembler
-from router.dimse.command import CommandField, encode_c_echo_rq, encode_c_store_rq
+from router.dimse.command import Command, CommandField, encode_c_echo_rq, encode_c_store_rq
 from router.dimse.requestor import Outstanding
-from router.errors import AssociationAborted, DeliveryError, PeerProtocolError, SpoolError
+from router.errors import AssociationAborted, DeliveryError, LocalProtocolError, PeerProtocolError
 from router.model import InstanceInfo
-from router.net.connection import Connection
-from router.net.dialer import connect
+from router.net.dialer import DialedConnection
 from router.ports import DataSource, Log
-from router.ul.association import AssociationSettings, DataFragment
-from router.ul.negotiation import accepted_contexts, propose
-from router.ul.pdus import AssociateAccept, AssociateRequest, UserInformation
+from router.ul.association import DataFragment
+from router.ul.negotiation import accepted_contexts
+from router.ul.negotiation import propose as propose_contexts
+from router.ul.pdus import AssociateRequest, UserInformation
 
-VERIFICATION = "1.2.840.10008.1.1"
+MAX_WINDOW = 1024
+"""Outstanding messages where the peer sets no limit."""
+
+
+def propose(
+    pairs: Iterable[tuple[str, str]],
+    *,
+    called_ae: str,
+    calling_ae: str,
+    max_pdu: int = 131072,
+    async_operations: int = 1,
+) -> AssociateRequest:
+    """An A-ASSOCIATE-RQ for (SOP class, transfer syntax) pairs: one presentation context each, the first 128 different
+    ones.
+
+    Args:
+        async_operations: Messages we want to have outstanding; 1 proposes nothing, which means one.
+    """
+    return AssociateRequest(
+        called_ae=called_ae,
+        calling_ae=calling_ae,
+        contexts=propose_contexts(pairs),
+        user=UserInformation(
+            max_length=max_pdu,
+            implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+            implementation_version=IMPLEMENTATION_VERSION_NAME,
+            async_window=(async_operations, 1) if async_operations > 1 else None,
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class StoreResponse:
     status: int
-    comment: str
+    comment: str = ""
+    """Free text of the peer, at most 64 characters: may name a patient, so it is not for logs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallSettings:
-    """How to call one peer; times in seconds."""
+class _Sent:
+    """One message that awaits its response."""
 
-    host: str
-    port: int
-    called_ae: str
-    calling_ae: str
-    max_pdu: int = 131072
-    connect_timeout: float = 10.0
-    acse_timeout: float = 30.0
-    response_timeout: float = 300.0
-    release_timeout: float = 10.0
-    async_operations: int = 1
-    """Operations window to propose; 1 proposes none."""
+    __slots__ = ("response", "sop_instance")
+
+    def __init__(self, response: asyncio.Future[StoreResponse], sop_instance: str) -> None:
+        self.response = response
+        self.sop_instance = sop_instance
 
 
 class StorageScu:
-    """One association as requestor. Make it with ``StorageScu.open``.
+    """The user of one established association.
 
-    One message is on its way out at a time; up to ``window`` may wait for their response.
+    Args:
+        response_timeout: Seconds without any progress (a response, or data that the peer took) after which the
+        association is
+            given up while messages are outstanding.
     """
 
-    def __init__(self, settings: CallSettings, request: AssociateRequest, log: Log) -> None:
-        loop = asyncio.get_running_loop()
-        self.settings = settings
-        self.request = request
-        self.log = log
-        self.loop = loop
-        self.connection: Connection | None = None
-        self.contexts: dict[tuple[str, str], int] = {}
-        """(SOP class, transfer syntax) to the id of the context that was accepted for it."""
-        self.window = 1
-        self.opened: asyncio.Future[None] = loop.create_future()
-        self.closed: asyncio.Future[None] = loop.create_future()
-        """Done when the association is over, however; never raises."""
-        self.error: Exception | None = None
-        self._outstanding: Outstanding[asyncio.Future[StoreResponse]] = Outstanding(1)
-        self._assembler: MessageAssembler | None = None
+    def __init__(self, connection: DialedConnection, *, response_timeout: float = 300.0, log: Log) -> None:
+        request, accept = connection.request, connection.accept
+        usable = accepted_contexts(request, accept)
+        self.connection = connection
+        self.accepted: dict[tuple[str, str], int] = {pair: context_id for context_id, pair in reversed(usable.items())}
+        """(SOP class, transfer syntax) to the id of its accepted presentation context."""
+        self.window = _window(request, accept.user.async_window)
+        """Messages that may be outstanding."""
+        self.closed: asyncio.Future[Exception | None] = connection.loop.create_future()
+        """Done when the association is over, with what ended it (None: released); never raises."""
+        self._loop = connection.loop
+        self._log = log
+        self._timeout = response_timeout
+        self._max_length = connection.core.peer_max_length
+        self._outstanding: Outstanding[_Sent] = Outstanding(self.window)
+        self._assembler = MessageAssembler(frozenset(usable))
         self._streaming: asyncio.Task[None] | None = None
+        self._progress = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._last_progress = 0.0
+        connection.user = self
+        if connection.ended:
+            self.ended(connection.error)
 
-    @classmethod
-    async def open(cls, settings: CallSettings, pairs: Iterable[tuple[str, str]], log: Log) -> StorageScu:
-        """Associate, proposing one context per (SOP class, transfer syntax). Cancelling it is safe.
-
-        Raises:
-            DeliveryError: No connection.
-            AssociationRejected, AssociationAborted: As the peer answered, or did not in time.
-        """
-        window = (settings.async_operations, 1) if settings.async_operations > 1 else None
-        request = AssociateRequest(
-            called_ae=settings.called_ae,
-            calling_ae=settings.calling_ae,
-            contexts=propose(pairs),
-            user=UserInformation(
-                max_length=settings.max_pdu,
-                implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                implementation_version=IMPLEMENTATION_VERSION_NAME,
-                async_window=window,
-            ),
-        )
-        scu = cls(settings, request, log)
-        association = AssociationSettings(
-            max_pdu=settings.max_pdu,
-            strict_pdu_length=False,
-            acse_timeout=settings.acse_timeout,
-            release_timeout=settings.release_timeout,
-            idle_timeout=None,
-        )
-        scu.connection = await connect(
-            settings.host, settings.port, request, association, scu, connect_timeout=settings.connect_timeout, log=log
-        )
-        try:
-            await scu.opened
-        except BaseException:
-            scu.abort()
-            raise
-        return scu
-
-    # Sending -----------------------------------------------------------------------------------------------
+    # What callers use --------------------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
-        return self.connection is not None and self.connection.alive and not self.closed.done()
-
-    @property
-    def ready(self) -> bool:
-        """Another message may start now."""
-        return self.alive and self._streaming is None and self._outstanding.room > 0
+        """New messages can be sent."""
+        return self.connection.alive and not self.closed.done()
 
     @property
     def idle(self) -> bool:
-        """Nothing is on its way and nothing awaits a response."""
-        return len(self._outstanding) == 0
+        """Nothing is outstanding."""
+        return not len(self._outstanding)
+
+    @property
+    def room(self) -> int:
+        """How many ``store`` calls are possible right now; 0 while a large instance is being sent."""
+        if self._streaming is not None or not self.alive:
+            return 0
+        return self._outstanding.room
 
     def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
-        """Send one instance; only while ``ready``. The result is its response.
+        """Send one instance; the future gives the peer's answer.
 
-        The future raises AssociationAborted when the outcome is unknown, DeliveryError when no context fits, SpoolError when the
-        stored bytes could not be read: the association is then aborted before the last fragment, and the peer keeps nothing.
+        Instances in memory leave in one vectored write. Others are streamed; nothing else can be sent meanwhile.
+        Cancelling the future does not stop the sending: the answer is then dropped.
+
+        The future raises:
+            DeliveryError: Nothing was sent: no presentation context was accepted for it.
+            AssociationAborted: The association ended first; whether the peer has the instance is unknown.
+            SpoolCorrupt, SpoolError: The data could not be read whole; the last fragment was not sent, the association
+            is aborted.
+
+        Raises:
+            LocalProtocolError: There is no ``room``.
         """
-        context_id = self.contexts.get((info.sop_class, info.transfer_syntax))
-        connection = self.connection
-        future: asyncio.Future[StoreResponse] = self.loop.create_future()
+        response: asyncio.Future[StoreResponse] = self._loop.create_future()
+        context_id = self.accepted.get((info.sop_class, info.transfer_syntax))
+        if not self.alive:
+            response.set_exception(self.connection.error or AssociationAborted("the association is over"))
+            return response
         if context_id is None:
-            future.set_exception(DeliveryError("no presentation context was accepted for it", temporary=False))
-            return future
-        if connection is None or not self.alive:
-            future.set_exception(AssociationAborted("association is over"))
-            return future
-        message_id = self._outstanding.begin(context_id, CommandField.C_STORE_RQ, future)
+            response.set_exception(DeliveryError("no presentation context accepted for this instance", temporary=False))
+            return response
+        if self._streaming is not None:
+            raise LocalProtocolError("a message is still being sent")
+        if 0 < self._max_length < 8:
+            response.set_exception(DeliveryError("the peer's maximum length leaves no room for data"))
+            self.connection.abort()
+            return response
+        if not len(self._outstanding):
+            self._progressed()
+        message_id = self._outstanding.begin(context_id, CommandField.C_STORE_RQ, _Sent(response, info.sop_instance))
         command = encode_c_store_rq(message_id, info.sop_class, info.sop_instance, info.move_originator)
-        max_length = connection.core.peer_max_length
-        if 0 < max_length < 8:
-            self.abort()
-            return future
         buffers = source.buffers
-        now = self.loop.time()
-        self._last_progress = now
         if buffers is not None:
-            connection.core.send_pdata(frame_message(context_id, command, buffers, source.size, max_length), now)
-            connection.flush()
+            self.connection.send(frame_message(context_id, command, buffers or (b"",), source.size, self._max_length))
         else:
-            connection.core.send_pdata(frame_message(context_id, command, (), 0, max_length), now)
-            self._streaming = self.loop.create_task(self._stream(connection, context_id, source, future))
-        self._watch()
-        return future
-
-    async def _stream(
-        self, connection: Connection, context_id: int, source: DataSource, future: asyncio.Future[StoreResponse]
-    ) -> None:
-        framer = MessageFramer(context_id, source.size, connection.core.peer_max_length)
-        try:
-            async for chunk in source.chunks():
-                if not connection.alive:
-                    return
-                self._last_progress = self.loop.time()
-                connection.core.send_pdata(framer.feed(chunk), self._last_progress)
-                connection.flush()
-                await connection.drain()
-        except SpoolError as error:
-            if not future.done():
-                future.set_exception(error)
-            self.abort()
-        except AssociationAborted:
-            return
-        finally:
-            self._streaming = None
+            self._streaming = self._loop.create_task(self._stream(context_id, command, source, response))
+        if self._timer is None:
+            self._arm()
+        return response
 
     async def echo(self) -> int:
-        """C-ECHO; gives the status. Raises AssociationAborted without an answer, DeliveryError without a context."""
-        context_id = next((number for (abstract, _), number in self.contexts.items() if abstract == VERIFICATION), None)
-        if context_id is None or self.connection is None:
-            raise DeliveryError("verification was not accepted", temporary=False)
-        future: asyncio.Future[StoreResponse] = self.loop.create_future()
-        message_id = self._outstanding.begin(context_id, CommandField.C_ECHO_RQ, future)
-        command = encode_c_echo_rq(message_id)
-        self._last_progress = self.loop.time()
-        self.connection.core.send_pdata(
-            frame_message(context_id, command, (), 0, self.connection.core.peer_max_length), self._last_progress
-        )
-        self.connection.flush()
-        self._watch()
-        return (await future).status
+        """C-ECHO; gives its status. Needs ``VERIFICATION_CONTEXT`` among the accepted pairs.
+
+        Raises:
+            DeliveryError: Verification was not accepted.
+            AssociationAborted: The association ended first.
+            LocalProtocolError: There is no ``room``.
+        """
+        context_id = next((number for (uid, _), number in self.accepted.items() if uid == VERIFICATION), None)
+        if context_id is None:
+            raise DeliveryError("the peer does not accept Verification", temporary=False)
+        if not self.alive:
+            raise self.connection.error or AssociationAborted("the association is over")
+        if self._streaming is not None:
+            raise LocalProtocolError("a message is still being sent")
+        response: asyncio.Future[StoreResponse] = self._loop.create_future()
+        self._progressed()
+        message_id = self._outstanding.begin(context_id, CommandField.C_ECHO_RQ, _Sent(response, ""))
+        self.connection.send(frame_message(context_id, encode_c_echo_rq(message_id), (), 0, self._max_length))
+        self._arm()
+        return (await response).status
 
     async def release(self) -> None:
-        """A-RELEASE, then wait for the end, bounded by the release time limit. A failed release is no failed delivery."""
-        if self.connection is not None:
+        """End the association politely and wait for the transport to close; aborts if messages are outstanding.
+
+        A peer that does not answer costs the release timeout and is no failure: what it had answered stays answered.
+        Cancelling is safe: the ending goes on.
+        """
+        if self.idle:
             self.connection.release()
-            await asyncio.wait({self.connection.closed}, timeout=self.settings.release_timeout + 1)
+        else:
+            self.connection.abort()
+        await asyncio.shield(self.connection.closed)
 
     def abort(self) -> None:
-        if self.connection is not None:
-            self.connection.abort()
+        """End the association at once. What is outstanding has an unknown outcome."""
+        self.connection.abort()
 
-    # The response time limit -------------------------------------------------------------------------------
+    # net.AssociationUser -----------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.settings.response_timeout, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        if not len(self._outstanding) or not self.alive:
-            return
-        left = self._last_progress + self.settings.response_timeout - self.loop.time()
-        if left > 0:
-            self._timer = self.loop.call_later(left, self._on_timer)
-            return
-        self.log.warning("no response in time", called=self.settings.called_ae)
-        self._fail(AssociationAborted("no response in time"))
-        self.abort()
-
-    # AssociationUser ---------------------------------------------------------------------------------------
-
-    def requested(self, connection: Connection, request: AssociateRequest) -> None:
-        """Never called: we are the requestor."""
-
-    def established(self, connection: Connection, accept: AssociateAccept) -> None:
-        usable = accepted_contexts(self.request, accept)
-        self.contexts = {pair: number for number, pair in usable.items()}
-        granted = accept.user.async_window
-        if self.settings.async_operations > 1 and granted is not None:
-            # 0 stands for unlimited; never more than what was proposed.
-            invoked = granted[0] or self.settings.async_operations
-            self.window = min(self.settings.async_operations, invoked)
-        self._outstanding.window = max(1, self.window)
-        self._assembler = MessageAssembler(usable)
-        if not self.opened.done():
-            self.opened.set_result(None)
-
-    def fragment(self, connection: Connection, fragment: DataFragment) -> None:
+    def fragment(self, fragment: DataFragment) -> None:
         assembler = self._assembler
-        if assembler is None:
-            raise PeerProtocolError("data before the association was accepted")
-        item = assembler.feed(fragment)
-        if item is None or not isinstance(item, CommandReceived):
-            return
-        if not item.command.is_response:
-            raise PeerProtocolError("the peer sent a request where only responses are expected")
-        future = self._outstanding.match(item.context_id, item.command)
-        self._last_progress = self.loop.time()
-        if self._streaming is not None and item.command.field == CommandField.C_STORE_RSP and len(self._outstanding) == 0:
-            # Answered before the data set was whole: the message cannot be taken back, the association is of no more use.
-            if not future.done():
-                future.set_result(StoreResponse(item.command.status or 0, item.command.error_comment))
-            raise PeerProtocolError("response before the message was complete")
-        if not future.done():
-            status = item.command.status
-            future.set_result(StoreResponse(status if status is not None else 0xFFFF, item.command.error_comment))
+        received = assembler.feed(fragment)
+        self.connection.core.message_open = assembler.in_message
+        if type(received) is CommandReceived:
+            self._response(received.context_id, received.command)
 
-    def release_requested(self, connection: Connection) -> None:
-        self._fail(AssociationAborted("the peer released instead of responding"))
-        connection.release_response()
+    def release_requested(self) -> None:
+        """The peer ends it, perhaps instead of answering: what it has not answered is unknown."""
+        if self.connection.mid_send:
+            raise PeerProtocolError("A-RELEASE-RQ within a message of ours")
+        self.connection.release_response()
 
-    def ended(self, connection: Connection, error: Exception | None) -> None:
-        self.error = error
-        self._fail(error if error is not None else AssociationAborted("association is over"))
+    def ended(self, error: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self.opened.done():
-            self.opened.set_exception(error if error is not None else AssociationAborted("association is over"))
+        if self._streaming is not None:
+            self._streaming.cancel()
+        for sent in self._outstanding.drain():
+            if not sent.response.done():
+                sent.response.set_exception(
+                    error if error is not None else AssociationAborted("released by the peer before its answer")
+                )
         if not self.closed.done():
-            self.closed.set_result(None)
+            self.closed.set_result(error)
 
-    def _fail(self, error: Exception) -> None:
-        for future in self._outstanding.drain():
-            if not future.done():
-                future.set_exception(error)
+    # Inside ------------------------------------------------------------------------------------------------
+
+    def _response(self, context_id: int, command: Command) -> None:
+        if not command.is_response:
+            raise PeerProtocolError("request from the acceptor")
+        sent = self._outstanding.match(context_id, command)
+        self._progressed()
+        if command.sop_instance and sent.sop_instance and command.sop_instance != sent.sop_instance:
+            # The message id is what matches; several archives answer with a UID of their own.
+            self._log.warning("response names another SOP instance", address=self.connection.address)
+        if not sent.response.done():
+            sent.response.set_result(StoreResponse(command.status or 0, command.error_comment))
+
+    async def _stream(
+        self, context_id: int, command: bytes, source: DataSource, response: asyncio.Future[StoreResponse]
+    ) -> None:
+        connection = self.connection
+        try:
+            framer = MessageFramer(context_id, source.size, self._max_length)
+            connection.send(frame_message(context_id, command, (), 0, self._max_length))
+            async for chunk in source.chunks():
+                connection.mid_send = framer.left > len(chunk)
+                connection.send(framer.feed(chunk))
+                await connection.drain()
+                self._progressed()
+            if framer.left:
+                raise LocalProtocolError("the source gave less than its size")
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        except Exception as error:
+            # Whatever it was, the message is not whole, and the association is of no more use.
+            if not response.done():
+                response.set_exception(error)
+            connection.abort()
+        finally:
+            self._streaming = None
+
+    def _progressed(self) -> None:
+        self._progress = self._loop.time()
+
+    def _arm(self) -> None:
+        """One timer, looked at again when it fires: responses need not touch it."""
+        if self._timer is None and len(self._outstanding):
+            self._timer = self._loop.call_at(self._progress + self._timeout, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not len(self._outstanding):
+            return
+        if self._loop.time() - self._progress >= self._timeout:
+            self.connection.abort(message="no response in time")
+        else:
+            self._arm()
+
+
+def _window(request: AssociateRequest, granted: tuple[int, int] | None) -> int:
+    """What we asked for and what the peer grants, whichever is less; without an answer of the peer: one."""
+    proposed = request.user.async_window
+    if proposed is None or granted is None:
+        return 1
+    limits = [number for number in (proposed[0], granted[0]) if number]  # 0: no limit
+    return min(limits, default=MAX_WINDOW)
