@@ -1,0 +1,212 @@
+"""``status``, ``queue``, ``studies``, ``trace``: what the running router knows, as tables or JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from router.app.cli.client import AdminClient
+from router.app.cli.options import admin_options, json_option, limit_option, print_json
+from router.app.cli.tables import duration, moment, say, size, table
+
+NUMBERS = frozenset(("waiting", "bytes", "oldest", "dead", "next try", "attempts", "size", "objects", "in flight"))
+
+
+@click.command(short_help="What is going on.")
+@admin_options
+@json_option
+def status(config: Path | None, url: str | None, as_json: bool) -> None:
+    """What is going on: destinations, what waits, what is held, rules, disk.
+
+    \b
+    Examples:
+      dicom-router status
+      dicom-router status --json | jq '.destinations[] | select(.state != "up")'
+    """
+    found = AdminClient(config, url).get("/api/v1/status")
+    if as_json:
+        print_json(found)
+        return
+    rules, spool = found.get("rules", {}), found.get("spool", {})
+    started = f", since {moment(found['started'])}" if found.get("started") else ""
+    say(f"{found.get('node', 'router')} {found.get('version', '')}: {found.get('state', '?')}{started}")
+    for listener in found.get("listeners", ()):
+        titles = ", ".join(listener.get("ae_titles", ()))
+        say(f"listening   {listener.get('name')} as {titles}: {listener.get('associations', 0)} associations")
+    say(
+        f"rules       {rules.get('version', '?')}"
+        + (f", read {moment(rules['loaded'])}" if rules.get("loaded") else "")
+    )
+    for problem in rules.get("problems", ()):
+        click.secho(f"            not reloaded: {problem}", fg="red")
+    say(f"spool       {size(spool.get('bytes'))} used, {size(spool.get('free_bytes'))} free")
+    if found.get("held"):
+        click.secho(f"held        {found['held']} objects wait for a person: dicom-router release", fg="yellow")
+    if found.get("dead_letters"):
+        click.secho(f"given up    {found['dead_letters']} deliveries: dicom-router dead-letters list", fg="red")
+    click.echo()
+    _lanes(found.get("destinations", ()))
+
+
+def _lanes(lanes: Any) -> None:
+    table(
+        ("destination", "state", "waiting", "bytes", "oldest", "in flight", "dead", "next try", "why"),
+        [
+            (
+                lane.get("name"),
+                lane.get("state"),
+                lane.get("waiting", 0),
+                size(lane.get("bytes")),
+                duration(lane.get("oldest_seconds")) if lane.get("waiting") else "",
+                lane.get("in_flight", 0),
+                lane.get("dead_letters", 0),
+                duration(lane["next_attempt_in"]) if lane.get("next_attempt_in") else "",
+                lane.get("reason"),
+            )
+            for lane in lanes
+        ],
+        right=NUMBERS,
+    )
+
+
+@click.command(short_help="What waits, and why.")
+@click.argument("destination", required=False, metavar="[DEST]")
+@admin_options
+@limit_option
+@json_option
+def queue(destination: str | None, config: Path | None, url: str | None, limit: int, as_json: bool) -> None:
+    """What waits, for one destination or all of them, and why.
+
+    \b
+    Examples:
+      dicom-router queue
+      dicom-router queue pacs -n 200
+      dicom-router queue pacs --json
+    """
+    found = AdminClient(config, url).get("/api/v1/queue", destination=destination, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    _lanes(found.get("destinations", ()))
+    deliveries = found.get("deliveries", ())
+    if not deliveries:
+        return
+    click.echo()
+    table(
+        ("id", "destination", "state", "sop instance", "accession", "size", "received", "attempts", "last error"),
+        [
+            (
+                row.get("id"),
+                row.get("destination"),
+                row.get("state"),
+                row.get("sop_instance"),
+                row.get("accession"),
+                size(row.get("size")),
+                moment(row.get("received")),
+                row.get("attempts", 0),
+                row.get("last_error"),
+            )
+            for row in deliveries
+        ],
+        right=NUMBERS,
+    )
+
+
+@click.command(short_help="Where is my study?")
+@click.argument("query")
+@admin_options
+@limit_option
+@json_option
+def studies(query: str, config: Path | None, url: str | None, limit: int, as_json: bool) -> None:
+    """Where is my study? QUERY is a study instance UID, an accession number or a patient id; * and ? are wildcards.
+
+    \b
+    Examples:
+      dicom-router studies 1.2.840.99.1
+      dicom-router studies 'ACC2026*'
+    """
+    found = AdminClient(config, url).get("/api/v1/studies", query=query, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = found.get("studies", ())
+    if not rows:
+        say(f"no study matches {query!r}; wildcards are * and ?")
+        return
+    table(
+        ("study", "accession", "modality", "from", "objects", "bytes", "last received", "where"),
+        [
+            (
+                row.get("study"),
+                row.get("accession"),
+                row.get("modality"),
+                row.get("calling"),
+                row.get("instances", 0),
+                size(row.get("bytes")),
+                moment(row.get("last_received")),
+                _where(row),
+            )
+            for row in rows
+        ],
+        right=NUMBERS,
+    )
+
+
+def _where(row: dict[str, Any]) -> str:
+    parts = []
+    for name, counts in row.get("destinations", {}).items():
+        total = sum(counts.values())
+        text = f"{name} {counts.get('done', 0)}/{total}"
+        parts.append(text + (f" ({counts['dead']} given up)" if counts.get("dead") else ""))
+    if row.get("held"):
+        parts.append(f"{row['held']} held")
+    return ", ".join(parts)
+
+
+@click.command(short_help="The story of one object.")
+@click.argument("selector", metavar="UID|ACCESSION|ID")
+@admin_options
+@json_option
+def trace(selector: str, config: Path | None, url: str | None, as_json: bool) -> None:
+    """The story of one object, or of all of a series, study or accession number: received from whom, decided by which
+    rules, delivered where and when, or why not.
+
+    \b
+    Examples:
+      dicom-router trace 1.2.840.99.1.2.3
+      dicom-router trace ACC20260001
+    """
+    found = AdminClient(config, url).get("/api/v1/trace", selector=selector)
+    if as_json:
+        print_json(found)
+        return
+    for number, instance in enumerate(found.get("instances", ())):
+        if number:
+            click.echo()
+        _story(instance)
+
+
+def _story(instance: dict[str, Any]) -> None:
+    click.secho(f"{instance.get('sop_instance')}  (id {instance.get('id')})", bold=True)
+    say(f"  study       {instance.get('study')}  accession {instance.get('accession') or '-'}")
+    say(
+        f"  received    {moment(instance.get('received'))} from {instance.get('calling')} at {instance.get('address')},"
+        f" called {instance.get('called')}, {size(instance.get('size'))}"
+    )
+    rules = ", ".join(instance.get("rules") or ()) or "no rule matched"
+    say(f"  decided     {instance.get('verdict')}: {rules} (rules {instance.get('rule_version')})")
+    for delivery in instance.get("deliveries", ()):
+        state = str(delivery.get("state"))
+        text = f"  {delivery.get('destination'):<11} {state}"
+        if delivery.get("updated"):
+            text += f" {moment(delivery['updated'])}"
+        if delivery.get("attempts"):
+            text += f", {delivery['attempts']} attempts"
+        if delivery.get("last_error"):
+            text += f": {delivery['last_error']}"
+        say(text)
+    for event in instance.get("events", ()):
+        words = (moment(event.get("at")), event.get("what"), event.get("destination"), event.get("detail"))
+        say("  " + "  ".join(str(word) for word in words if word))
