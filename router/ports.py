@@ -190,19 +190,19 @@ class Control(Protocol):
     async def queue(self, destination: str | None, limit: int) -> Json:
         """``destinations`` [{name, url, state (up, resting, probing, paused), reason, since, next_attempt_in,
         waiting, bytes, oldest_seconds, in_flight, associations, dead_letters}] and ``deliveries``, the first
-        ``limit`` in the order in which they leave: [{delivery, id, destination, state, sop_instance, study,
-        accession, modality, size, priority, attempts, received, not_before, last_error}]."""
+        ``limit``, oldest first: [{delivery, instance (its id), destination, state, sop_instance, study, modality,
+        size, attempts, received, not_before, last_error, last_status}]."""
 
     async def studies(self, query: str, limit: int) -> Json:
-        """``studies`` [{study, accession, patient_id, modality, calling, instances, bytes, first_received,
-        last_received, held, destinations {name: {done, waiting, dead}}}] whose UID, accession number or patient
-        id is ``query`` (``*`` and ``?`` are wildcards), latest first."""
+        """``studies`` [{study, accession, modality, instances, first, last (times received), delivered, waiting,
+        dead (deliveries), held}] whose UID, accession number or patient id is ``query`` (``*`` at its end matches
+        any rest; empty: any study), latest first."""
 
     async def trace(self, selector: str) -> Json:
-        """``instances``, the story of each: [{id, sop_instance, sop_class, study, series, accession,
-        transfer_syntax, size, received, calling, called, address, verdict, rules, rule_version, deliveries
-        [{destination, state, attempts, last_error, last_status, updated}], events [{at, what, destination,
-        detail}]}]. NotFound if there is none."""
+        """``instances``, the story of each: [{instance (its id), sop_instance, sop_class, study, series,
+        accession, transfer_syntax, size, received, calling, called, address, verdict, rules, rule_version,
+        deliveries [{destination, state, attempts, last_error, last_status, updated}], events [{at, what,
+        destination, detail}]}]. NotFound if there is none."""
 
     async def explain(self, selector: str) -> Json:
         """What the rules in force would decide for a stored instance; the shape of ``Explanation`` in
@@ -231,8 +231,8 @@ class Control(Protocol):
         selector all that are held. ``released`` and ``still_held``: how many."""
 
     async def dead_letters(self, destination: str | None, limit: int) -> Json:
-        """``dead_letters`` [{delivery, id, destination, sop_instance, study, accession, size, attempts,
-        last_status, last_error, updated}], latest first, and ``total``."""
+        """``dead_letters`` [{delivery, instance, destination, sop_instance, study, size, attempts, last_status,
+        last_error, updated}] and ``total``, how many there are."""
 
     async def retry_dead(self, destination: str | None, deliveries: Sequence[int] | None) -> Json:
         """Make dead letters ready again, with a clean count of attempts: those named by their ``delivery``, or

@@ -112,7 +112,8 @@ class _Api:
         return JSONResponse(await self._control.queue(destination, _limit(request)))
 
     async def studies(self, request: Request) -> Response:
-        return JSONResponse(await self._control.studies(_selector(request.query_params.get("query")), _limit(request)))
+        query = request.query_params.get("query") or ""
+        return JSONResponse(await self._control.studies(_selector(query) if query else "", _limit(request)))
 
     async def trace(self, request: Request) -> Response:
         return JSONResponse(await self._control.trace(_selector(request.query_params.get("selector"))))

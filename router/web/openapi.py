@@ -135,9 +135,8 @@ def document() -> Schema:
             {
                 "name": "query",
                 "in": "query",
-                "required": True,
-                "description": "`*` and `?` are wildcards.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+                "description": "`*` at its end matches any rest; left out: the latest studies.",
+                "schema": {"type": "string", "maxLength": 128},
             },
             _LIMIT,
         ),

@@ -28,15 +28,13 @@ LANE = {
 }
 DELIVERY = {
     "delivery": 9,
-    "id": ID,
+    "instance": ID,
     "destination": "pacs",
     "state": "ready",
     "sop_instance": SOP,
     "study": STUDY,
-    "accession": "A1",
     "modality": "CT",
     "size": 500_000,
-    "priority": "normal",
     "attempts": 2,
     "received": 1_700_000_000.0,
     "not_before": 1_700_000_300.0,
@@ -87,15 +85,14 @@ class FakeControl:
         study = {
             "study": STUDY,
             "accession": "A1",
-            "patient_id": "P1",
             "modality": "CT",
-            "calling": "CT1",
             "instances": 3,
-            "bytes": 1_500_000,
-            "first_received": 1_700_000_000.0,
-            "last_received": 1_700_000_010.0,
+            "first": 1_700_000_000.0,
+            "last": 1_700_000_010.0,
+            "delivered": 1,
+            "waiting": 2,
+            "dead": 0,
             "held": 0,
-            "destinations": {"pacs": {"done": 1, "waiting": 2, "dead": 0}},
         }
         return {"studies": [study]}
 
@@ -104,7 +101,7 @@ class FakeControl:
         if selector == "nothing":
             raise NotFound("nothing is known by this name")
         story = {
-            "id": ID,
+            "instance": ID,
             "sop_instance": SOP,
             "sop_class": "1.2.840.10008.5.1.4.1.1.2",
             "study": STUDY,

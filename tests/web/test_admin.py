@@ -43,6 +43,7 @@ async def test_reload_answers_with_every_problem(admin: Admin) -> None:
         ("/api/v1/queue?destination=pacs&limit=7", ("queue", "pacs", 7)),
         (f"/api/v1/studies?query={STUDY}", ("studies", STUDY, 100)),
         ("/api/v1/studies?query=A1*", ("studies", "A1*", 100)),
+        ("/api/v1/studies", ("studies", "", 100)),
         (f"/api/v1/trace?selector={SOP}", ("trace", SOP)),
         (f"/api/v1/explain?selector={ID}", ("explain", ID)),
         ("/api/v1/rules", ("rules",)),
@@ -91,7 +92,7 @@ async def test_acting(admin: Admin, path: str, body: object, call: tuple[object,
         "/api/v1/trace?selector=",
         f"/api/v1/trace?selector={'1' * 129}",
         "/api/v1/trace?selector=%00",
-        "/api/v1/studies",
+        "/api/v1/studies?query=%0A",
     ],
 )
 async def test_a_question_without_sense_reaches_nobody(admin: Admin, path: str) -> None:

@@ -40,13 +40,12 @@ def list_letters(destination: str | None, config: Path | None, url: str | None, 
         say("no dead letters")
         return
     table(
-        ("number", "destination", "sop instance", "accession", "size", "attempts", "status", "given up", "why"),
+        ("number", "destination", "sop instance", "size", "attempts", "status", "given up", "why"),
         [
             (
                 row.get("delivery"),
                 row.get("destination"),
                 row.get("sop_instance"),
-                row.get("accession"),
                 size(row.get("size")),
                 row.get("attempts", 0),
                 f"0x{row['last_status']:04X}" if row.get("last_status") is not None else "",

@@ -17,11 +17,9 @@ BAD_CONFIG = 78
 class Failure(click.ClickException):
     """Ends a command: ``message`` goes to standard error, ``code`` to the shell."""
 
-    exit_code: int
-
     def __init__(self, message: str, code: int = FAILED) -> None:
         super().__init__(message)
-        self.exit_code = code
+        vars(self)["exit_code"] = code  # click declares a class variable and reads it off the instance
 
     def show(self, file: object = None) -> None:
         """Without the word "Error:", as every line of ours says what it is about."""

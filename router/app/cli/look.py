@@ -12,6 +12,7 @@ from router.app.cli.options import admin_options, json_option, limit_option, pri
 from router.app.cli.tables import duration, moment, say, size, table
 
 NUMBERS = frozenset(("waiting", "bytes", "oldest", "dead", "next try", "attempts", "size", "objects", "in flight"))
+NUMBERS |= {"delivered", "given up", "held"}
 
 
 @click.command(short_help="What is going on.")
@@ -95,14 +96,14 @@ def queue(destination: str | None, config: Path | None, url: str | None, limit: 
         return
     click.echo()
     table(
-        ("id", "destination", "state", "sop instance", "accession", "size", "received", "attempts", "last error"),
+        ("instance", "destination", "state", "sop instance", "modality", "size", "received", "attempts", "last error"),
         [
             (
-                row.get("id"),
+                row.get("instance"),
                 row.get("destination"),
                 row.get("state"),
                 row.get("sop_instance"),
-                row.get("accession"),
+                row.get("modality"),
                 size(row.get("size")),
                 moment(row.get("received")),
                 row.get("attempts", 0),
@@ -115,15 +116,17 @@ def queue(destination: str | None, config: Path | None, url: str | None, limit: 
 
 
 @click.command(short_help="Where is my study?")
-@click.argument("query")
+@click.argument("query", required=False, default="", metavar="[QUERY]")
 @admin_options
 @limit_option
 @json_option
 def studies(query: str, config: Path | None, url: str | None, limit: int, as_json: bool) -> None:
-    """Where is my study? QUERY is a study instance UID, an accession number or a patient id; * and ? are wildcards.
+    """Where is my study? QUERY is a study instance UID, an accession number or a patient id; * at its end matches any
+    rest. Without it: the latest studies.
 
     \b
     Examples:
+      dicom-router studies
       dicom-router studies 1.2.840.99.1
       dicom-router studies 'ACC2026*'
     """
@@ -133,36 +136,26 @@ def studies(query: str, config: Path | None, url: str | None, limit: int, as_jso
         return
     rows = found.get("studies", ())
     if not rows:
-        say(f"no study matches {query!r}; wildcards are * and ?")
+        say(f"no study matches {query!r}; a part of it and * may" if query else "no studies")
         return
     table(
-        ("study", "accession", "modality", "from", "objects", "bytes", "last received", "where"),
+        ("study", "accession", "modality", "objects", "last received", "delivered", "waiting", "given up", "held"),
         [
             (
                 row.get("study"),
                 row.get("accession"),
                 row.get("modality"),
-                row.get("calling"),
                 row.get("instances", 0),
-                size(row.get("bytes")),
-                moment(row.get("last_received")),
-                _where(row),
+                moment(row.get("last")),
+                row.get("delivered") or 0,
+                row.get("waiting") or 0,
+                row.get("dead") or 0,
+                row.get("held") or 0,
             )
             for row in rows
         ],
         right=NUMBERS,
     )
-
-
-def _where(row: dict[str, Any]) -> str:
-    parts = []
-    for name, counts in row.get("destinations", {}).items():
-        total = sum(counts.values())
-        text = f"{name} {counts.get('done', 0)}/{total}"
-        parts.append(text + (f" ({counts['dead']} given up)" if counts.get("dead") else ""))
-    if row.get("held"):
-        parts.append(f"{row['held']} held")
-    return ", ".join(parts)
 
 
 @click.command(short_help="The story of one object.")
@@ -189,17 +182,19 @@ def trace(selector: str, config: Path | None, url: str | None, as_json: bool) ->
 
 
 def _story(instance: dict[str, Any]) -> None:
-    click.secho(f"{instance.get('sop_instance')}  (id {instance.get('id')})", bold=True)
+    say(f"{instance.get('sop_instance')}  (instance {instance.get('instance')})")
     say(f"  study       {instance.get('study')}  accession {instance.get('accession') or '-'}")
-    say(
-        f"  received    {moment(instance.get('received'))} from {instance.get('calling')} at {instance.get('address')},"
-        f" called {instance.get('called')}, {size(instance.get('size'))}"
-    )
-    rules = ", ".join(instance.get("rules") or ()) or "no rule matched"
-    say(f"  decided     {instance.get('verdict')}: {rules} (rules {instance.get('rule_version')})")
+    received = f"  received    {moment(instance.get('received'))}"
+    if instance.get("calling"):
+        received += f" from {instance['calling']} at {instance.get('address')}, called {instance.get('called')}"
+    say(received + (f", {size(instance['size'])}" if instance.get("size") else ""))
+    if instance.get("rules") is not None:
+        rules = ", ".join(instance["rules"]) or "no rule matched"
+        say(f"  decided     {instance.get('verdict')}: {rules} (rules {instance.get('rule_version')})")
+    else:
+        say(f"  decided     {instance.get('verdict')}")
     for delivery in instance.get("deliveries", ()):
-        state = str(delivery.get("state"))
-        text = f"  {delivery.get('destination'):<11} {state}"
+        text = f"  {delivery.get('destination')!s:<11} {delivery.get('state')}"
         if delivery.get("updated"):
             text += f" {moment(delivery['updated'])}"
         if delivery.get("attempts"):
