@@ -1,0 +1,115 @@
+"""A rule set: conditions to decisions. Pure: attributes and facts in, a decision out; asked for every object.
+
+All rules are asked in order; the destinations of those that match add up, until one that is ``final``. A ``discard`` rule that matches
+drops the object whatever else matched. When nothing matches, ``on_no_match`` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from router.model import Decision, Priority, Verdict
+from router.routing.conditions import Condition, failing
+from router.routing.facts import AttributeView, Path, RuleFacts, View
+
+PRIORITIES = {"stat": Priority.STAT, "normal": Priority.NORMAL, "low": Priority.LOW}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    name: str
+    file: str
+    line: int
+    conditions: tuple[Condition, ...] = ()
+    """All must hold; none: the rule matches everything."""
+    to: tuple[str, ...] = ()
+    priority: Priority = Priority.NORMAL
+    final: bool = False
+    discard: bool = False
+
+    @property
+    def catches_all(self) -> bool:
+        return not self.conditions
+
+
+@dataclass(frozen=True, slots=True)
+class RuleExplanation:
+    name: str
+    matched: bool | None
+    """None: never asked, because an earlier rule was final."""
+    because: str
+    """The condition that failed, as the rule says it; never a value of the patient's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    decision: Decision
+    rules: tuple[RuleExplanation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSet:
+    rules: tuple[Rule, ...]
+    on_no_match: Verdict
+    version: str
+    wanted: frozenset[Path]
+    """Attributes that the rules look at."""
+    warnings: tuple[str, ...] = ()
+    failed: Callable[[Exception], None] = field(default=lambda error: None)
+    """Told when a rule could not be evaluated: our own fault; the object is held."""
+
+    def decide(self, attributes: AttributeView, facts: RuleFacts) -> Decision:
+        """What happens to one instance. Never raises: an object that the rules fail on is held for a person."""
+        try:
+            return self._decide(View(attributes, facts))
+        except Exception as error:
+            # Whatever a data set did to a rule, the object must not be lost for it, nor the association.
+            self.failed(error)
+            return Decision(verdict=Verdict.HOLD, version=self.version)
+
+    def _decide(self, view: View) -> Decision:
+        destinations: dict[str, None] = {}
+        matched: list[str] = []
+        priority = Priority.LOW
+        discard = False
+        for rule in self.rules:
+            if failing(rule.conditions, view) is not None:
+                continue
+            matched.append(rule.name)
+            discard = discard or rule.discard
+            if rule.priority < priority:
+                priority = rule.priority
+            for name in rule.to:
+                destinations[name] = None
+            if rule.final:
+                break
+        if discard:
+            return Decision(verdict=Verdict.DISCARD, rules=tuple(matched), version=self.version)
+        if not destinations:
+            return Decision(verdict=self.on_no_match, rules=tuple(matched), version=self.version)
+        return Decision(
+            verdict=Verdict.ROUTE,
+            destinations=tuple(destinations),
+            priority=priority,
+            rules=tuple(matched),
+            version=self.version,
+        )
+
+    def explain(self, attributes: AttributeView, facts: RuleFacts) -> Explanation:
+        """Why: for each rule whether it matched, and if not, because of which condition."""
+        view = View(attributes, facts)
+        lines: list[RuleExplanation] = []
+        stopped_by = ""
+        for rule in self.rules:
+            if stopped_by:
+                lines.append(RuleExplanation(rule.name, None, f'not asked: "{stopped_by}" is final'))
+                continue
+            failed = failing(rule.conditions, view)
+            if failed is not None:
+                lines.append(RuleExplanation(rule.name, False, failed.text))
+                continue
+            lines.append(RuleExplanation(rule.name, True, "every condition holds" if rule.conditions else "no conditions"))
+            if rule.final:
+                stopped_by = rule.name
+        return Explanation(self._decide(view), tuple(lines))
