@@ -1,0 +1,304 @@
+"""The shape of ``router.toml``: every key with its type, default, range and a sentence about it. The JSON Schema is made from this."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from router.dicom import uids
+from router.model import Limits
+from router.routing.values import seconds, size_in_bytes
+
+
+def _bytes(value: Any) -> Any:
+    return int(size_in_bytes(value)) if isinstance(value, str) else value
+
+
+def _seconds(value: Any) -> Any:
+    return seconds(value) if isinstance(value, str) else value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str), Field(ge=0)]
+"""A number of bytes, or a text such as "8GiB"."""
+Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0)]
+"""A number of seconds, or a text such as "24h"."""
+_AE = re.compile(r"[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")
+
+
+def _ae_title(value: Any) -> Any:
+    if isinstance(value, str) and not _AE.fullmatch(value):
+        raise ValueError(f'"{value}" is no AE title: 1 to 16 characters, no backslash, no spaces at the ends')
+    return value
+
+
+AeTitle = Annotated[str, BeforeValidator(_ae_title)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+def parse_bind(text: str) -> tuple[str, int]:
+    """``host:port``; an IPv6 address stands in brackets. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f'"{text}" should be like "0.0.0.0:11112"')
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 (said by the site)
+
+
+def _bind(value: Any) -> Any:
+    if isinstance(value, str):
+        parse_bind(value)
+    return value
+
+
+Bind = Annotated[str, BeforeValidator(_bind)]
+
+
+class NodeModel(_Table):
+    name: Name = "router-1"
+    """Names this node in leases and logs."""
+    data_dir: str = "var"
+    """Spool and ledger; relative to the configuration file."""
+    workers: int = 1
+    """Processes. This version runs one."""
+    shutdown_grace: Seconds = 30.0
+    """How long open associations may finish after SIGTERM."""
+    on_changed_duplicate: Literal["version", "reject", "hold"] = "version"
+    """Other bytes under a known SOP Instance UID: keep and deliver both in order, answer 0x0111, or hold for a person."""
+
+    @field_validator("workers")
+    @classmethod
+    def _one(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError("this version runs one worker: workers = 1")
+        return value
+
+
+class ListenModel(_Table):
+    bind: Bind
+    """host:port"""
+    ae_titles: list[AeTitle] = Field(default_factory=lambda: ["ROUTER"], min_length=1)
+    """Called AE titles answered to; ["*"] for any."""
+    accept: Literal["known", "any"] = "known"
+    """Who may call: configured peers, or anybody."""
+    max_pdu: int = Field(default=131072, ge=4096, le=1 << 20)
+    """Longest P-DATA-TF taken, bytes."""
+    tls: Literal["off"] | None = None
+    """This version speaks plain DICOM; beyond loopback that must be said: "off"."""
+
+
+class PeerModel(_Table):
+    ae_title: AeTitle
+    """Calling AE title."""
+    addresses: list[str] = Field(default_factory=list)
+    """Networks (CIDR) or addresses it may call from; empty for any."""
+    associations: int | None = Field(default=None, ge=1)
+    """At once; by default limits.associations_per_peer."""
+    store: bool = True
+    """May send objects."""
+    echo: bool = True
+    """May ask for C-ECHO."""
+    listeners: list[str] = Field(default_factory=list)
+    """Binds it may use; empty for all."""
+
+    @field_validator("addresses")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            try:
+                ip_network(text)
+            except ValueError as error:
+                raise ValueError(f'"{text}" is no address or network such as "10.1.0.0/16": {error}') from None
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    kind: str
+    ae_title: str = ""
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+
+class DestinationModel(_Table):
+    url: str
+    """dicom://AET@host:port or file:///folder"""
+    calling_ae_title: AeTitle = "ROUTER"
+    max_associations: int = Field(default=4, ge=1, le=64)
+    max_pdu: int = Field(default=131072, ge=4096, le=1 << 20)
+    transfer_syntaxes: Literal["as received"] | list[str] = "as received"
+    """"as received", or the UIDs or names of those that may be sent there; objects in others become dead letters."""
+    connect_timeout: Seconds = 10.0
+    acse_timeout: Seconds = 30.0
+    """Until the A-ASSOCIATE-AC."""
+    response_timeout: Seconds = 300.0
+    """Until a C-STORE-RSP: slow archives exist."""
+    release_timeout: Seconds = 10.0
+    idle_timeout: Seconds = 5.0
+    """How long an association stays open with nothing to send."""
+    async_operations: int = Field(default=16, ge=1, le=1024)
+    """Asynchronous operations window proposed; 1 proposes none."""
+    duplicate_is_done: bool = True
+    """Status 0x0111 counts as delivered."""
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parse_url(value)
+        return value
+
+    @field_validator("transfer_syntaxes")
+    @classmethod
+    def _syntaxes(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return value
+        found = []
+        for text in value:
+            uid = text if uids.valid_uid(text) else uids.transfer_syntax_uid(text)
+            if uid is None:
+                close = uids.suggest_transfer_syntax(text)
+                raise ValueError(f'unknown transfer syntax "{text}"' + (f', did you mean "{close[0]}"?' if close else ""))
+            found.append(uid)
+        return found
+
+    def target(self) -> Target:
+        return parse_url(self.url)
+
+
+def parse_url(url: str) -> Target:
+    """A destination's URL. Raises ValueError that says what would do."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f'"{url}": {error}') from None
+    if parts.scheme == "dicom":
+        if not parts.hostname or not parts.username or port is None or parts.path not in ("", "/"):
+            raise ValueError(f'"{url}" should be like "dicom://PACS@10.1.2.3:104"')
+        title = unquote(parts.username)
+        _ae_title(title)
+        if not port:
+            raise ValueError(f'"{url}": the port must be 1 to 65535')
+        return Target("dicom", title, parts.hostname, port)
+    if parts.scheme == "file":
+        if parts.netloc or not parts.path:
+            raise ValueError(f'"{url}" should be like "file:///srv/archive", or "file:folder" beside the configuration')
+        return Target("file", path=unquote(parts.path))
+    if parts.scheme in ("dicoms", "https", "http", "s3"):
+        raise ValueError(f'"{url}": this version delivers to dicom:// and file:// only')
+    raise ValueError(f'"{url}" should be like "dicom://PACS@10.1.2.3:104" or "file:///srv/archive"')
+
+
+class RulesModel(_Table):
+    path: str = "rules"
+    """Folder of *.toml, read in name order; relative to the configuration file."""
+    on_no_match: Literal["hold", "reject", "discard"] = "hold"
+    """What happens to an object that no rule takes."""
+
+
+class LedgerModel(_Table):
+    url: Literal["sqlite"] = "sqlite"
+    """This version keeps the ledger in SQLite, under node.data_dir."""
+
+
+class SpoolModel(_Table):
+    url: Literal["local"] = "local"
+    """This version keeps the spool on local disk, under node.data_dir."""
+    segment_size: Bytes = Field(default=64 << 20, ge=4 << 20, le=4 << 30)
+    spare_segments: int = Field(default=4, ge=0, le=1024)
+    """Settled segments kept to be overwritten."""
+    reserve_associations: Bytes | None = None
+    """Free bytes below which new associations are refused; by default max(5 GB, 5 %)."""
+    reserve_objects: Bytes | None = None
+    """Free bytes below which C-STORE answers 0xA700; by default max(2 GB, twice the largest object seen)."""
+    keep_delivered: Seconds = 86400.0
+    """How long delivered objects stay for a re-send."""
+    keep_delivered_size: Bytes | None = None
+    """Bytes of delivered objects kept at most; by default a tenth of the disk."""
+
+
+class LimitsModel(_Table):
+    """Seconds and bytes; each default is in the documentation."""
+
+    associations: int | None = Field(default=None, ge=1)
+    associations_per_peer: int | None = Field(default=None, ge=1)
+    handshakes: int | None = Field(default=None, ge=1)
+    handshakes_per_address: int | None = Field(default=None, ge=1)
+    handshake_timeout: Seconds | None = None
+    idle_timeout: Seconds | None = None
+    minimum_rate: Bytes | None = None
+    rate_window: Seconds | None = None
+    artim_timeout: Seconds | None = None
+    release_timeout: Seconds | None = None
+    associate_pdu: Bytes | None = None
+    handshake_memory: Bytes | None = None
+    presentation_contexts: int | None = Field(default=None, ge=1, le=128)
+    transfer_syntaxes: int | None = Field(default=None, ge=1)
+    command_set: Bytes | None = None
+    strict_pdu_length: bool | None = None
+    sequence_depth: int | None = Field(default=None, ge=1, le=1024)
+    elements: int | None = Field(default=None, ge=1)
+    header_bytes: Bytes | None = None
+    inflate_ratio: int | None = Field(default=None, ge=1)
+    object_size: Bytes | None = None
+    object_memory: Bytes | None = None
+    ingest_memory: Bytes | None = None
+    window: int | None = Field(default=None, ge=1)
+    window_memory: Bytes | None = None
+
+    @model_validator(mode="after")
+    def _enough(self) -> LimitsModel:
+        memory = self.object_memory or Limits.object_memory
+        if memory * 4 > (self.ingest_memory or Limits.ingest_memory):
+            raise ValueError("ingest_memory must hold at least four objects of object_memory")
+        return self
+
+
+class AdminModel(_Table):
+    bind: Bind = "127.0.0.1:9180"
+    """Metrics, health, API and console; loopback only."""
+
+
+class LogModel(_Table):
+    format: Literal["auto", "json", "console"] = "auto"
+    """JSON when not a terminal."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    uids: Literal["hashed", "full"] = "hashed"
+    """Whether UIDs stand in logs in the clear."""
+
+
+def _default_listen() -> list[ListenModel]:
+    return [ListenModel(bind="127.0.0.1:11112", accept="any", tls="off")]
+
+
+class ConfigModel(_Table):
+    """dicom-router's configuration, router.toml"""
+
+    node: NodeModel = Field(default_factory=NodeModel)
+    listen: list[ListenModel] = Field(default_factory=_default_listen, min_length=1)
+    peers: dict[Name, PeerModel] = Field(default_factory=dict)
+    """Who may call."""
+    destinations: dict[Name, DestinationModel] = Field(default_factory=dict)
+    """Where objects go."""
+    rules: RulesModel = Field(default_factory=RulesModel)
+    ledger: LedgerModel = Field(default_factory=LedgerModel)
+    spool: SpoolModel = Field(default_factory=SpoolModel)
+    limits: LimitsModel = Field(default_factory=LimitsModel)
+    admin: AdminModel = Field(default_factory=AdminModel)
+    log: LogModel = Field(default_factory=LogModel)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of router.toml, for editors."""
+    schema = ConfigModel.model_json_schema(mode="validation")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "dicom-router"
+    return schema
