@@ -256,8 +256,9 @@ class LimitsModel(_Table):
 
     @model_validator(mode="after")
     def _enough(self) -> LimitsModel:
-        memory = self.object_memory or Limits.object_memory
-        if memory * 4 > (self.ingest_memory or Limits.ingest_memory):
+        defaults = Limits()
+        memory = self.object_memory or defaults.object_memory
+        if memory * 4 > (self.ingest_memory or defaults.ingest_memory):
             raise ValueError("ingest_memory must hold at least four objects of object_memory")
         return self
 
