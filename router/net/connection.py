@@ -220,7 +220,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._ended or self.transport is None:
             raise self.error or AssociationAborted("connection lost")
 
-    def hold(self, reason: Hold) -> None:
+    def hold(self, reason: int) -> None:
         """From now on the peer rightly waits for us; idempotent per reason."""
         before = self._holds
         self._holds = holds = before | reason
@@ -230,7 +230,7 @@ class Connection(asyncio.BufferedProtocol):
             if transport is not None and not transport.is_closing():
                 transport.pause_reading()
 
-    def unhold(self, reason: Hold) -> None:
+    def unhold(self, reason: int) -> None:
         before = self._holds
         if not before & reason:
             return

@@ -46,7 +46,7 @@ class StorageScp:
             raise DatasetError(Status.MISSING_UIDS, "command lacks SOP Class or SOP Instance UID")
         if not valid_uid(sop_instance):
             raise DatasetError(Status.INVALID_OBJECT_INSTANCE, "SOP Instance UID is not a UID")
-        if sop_class != abstract_syntax or not serves(abstract_syntax):
+        if sop_class != abstract_syntax or abstract_syntax == VERIFICATION:
             if not valid_uid(sop_class):
                 raise DatasetError(Status.INVALID_OBJECT_INSTANCE, "SOP Class UID is not a UID")
             raise DatasetError(Status.SOP_CLASS_NOT_SUPPORTED, "SOP class not of this presentation context")
