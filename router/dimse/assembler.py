@@ -1,7 +1,8 @@
 """Fragments to messages (PS3.7 §6.3.1, PS3.8 Annex E): a command set, then its data set if it announces one.
 
-Command sets are gathered (they are small and limited); data set fragments are handed on as they come. What peers get wrong but
-means something clear is taken: odd and empty fragments, two messages in one PDU. What would mix up two messages is refused.
+Command sets are gathered (they are small and limited); data set fragments are handed on as they come. What peers get
+wrong but means something clear is taken: odd and empty fragments, two messages in one PDU. What would mix up two
+messages is refused. Knows nothing of what a command asks for.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class MessageAssembler:
         """The next fragment; gives what it completes.
 
         Raises:
-            PeerProtocolError: The context was not accepted, or changes within a message, or command and data are out of order.
+            PeerProtocolError: The context was not accepted, or changes within a message; command and data are out of
+                order; the command set is over its limit or unreadable.
         """
         context_id = fragment.context_id
         if self._context_id is None:
@@ -73,9 +75,7 @@ class MessageAssembler:
                 "presentation context changes within a message", AbortReason.UNEXPECTED_PDU_PARAMETER
             )
         if fragment.is_command is self._data_expected:
-            raise PeerProtocolError(
-                "command and data set fragments out of order", AbortReason.UNEXPECTED_PDU_PARAMETER
-            )
+            raise PeerProtocolError("command and data set fragments out of order", AbortReason.UNEXPECTED_PDU_PARAMETER)
         last = fragment.is_last and fragment.complete
         if self._data_expected:
             if last:

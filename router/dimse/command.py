@@ -1,7 +1,8 @@
 """Command sets: the group 0000 elements that every DIMSE message begins with (PS3.7 §6.3, Annex E).
 
-Always Implicit VR Little Endian, whatever the presentation context's transfer syntax. Reading is tolerant where peers are known to
-err (group length, missing Priority, extra and doubled elements, padding) and strict where guessing would lose an object.
+Always Implicit VR Little Endian, whatever the presentation context's transfer syntax. Reading is tolerant where peers
+are known to err (group length, missing Priority, extra and doubled elements, padding) and strict where guessing would
+lose an object. Knows nothing of associations and fragments.
 """
 
 from __future__ import annotations
@@ -49,8 +50,6 @@ class Command:
         "move_originator",
         "move_originator_id",
         "priority",
-        "requested_sop_class",
-        "requested_sop_instance",
         "responded_id",
         "sop_class",
         "sop_class_bytes",
@@ -64,12 +63,11 @@ class Command:
         self.message_id: int | None = None
         self.responded_id: int | None = None
         self.sop_class = ""
+        """Affected, or for a normalized service Requested, SOP Class UID, without padding."""
         self.sop_instance = ""
         self.sop_class_bytes = b""
-        """Affected SOP Class UID with the padding that the sender used: some compare a response to the byte."""
+        """The SOP Class UID with the padding that the sender used: some compare a response to the byte."""
         self.sop_instance_bytes = b""
-        self.requested_sop_class = ""
-        self.requested_sop_instance = ""
         self.priority: int | None = None
         self.data_set_type = NO_DATA_SET
         self.status: int | None = None
@@ -86,7 +84,7 @@ class Command:
         return bool(self.field & RESPONSE_BIT)
 
     def __repr__(self) -> str:
-        return f"Command(0x{self.field:04X}, message_id={self.message_id}, responded_id={self.responded_id}, status={self.status})"
+        return f"Command(0x{self.field:04X}, message_id={self.message_id}, responded_id={self.responded_id})"
 
 
 def _uid(value: bytes) -> str:
@@ -97,9 +95,12 @@ def parse_command(data: bytes) -> Command:
     """Read a whole command set.
 
     Raises:
-        PeerProtocolError: Elements do not fill the bytes exactly, or there is no Command Field.
+        PeerProtocolError: Elements do not fill the bytes exactly, there is no Command Field, or a Command Data Set Type
+            says neither yes nor no.
     """
     command = Command()
+    command_field: int | None = None
+    data_set_type: int | None = NO_DATA_SET
     seen: set[int] = set()
     at, end = 0, len(data)
     while at < end:
@@ -114,44 +115,42 @@ def parse_command(data: bytes) -> Command:
         if group != 0 or element in seen:
             continue  # extras are ignored, of doubles the first counts
         seen.add(element)
-        if element == 0x0002:
+        if element == 0x0002 or (element == 0x0003 and not command.sop_class_bytes):
             command.sop_class_bytes = value
             command.sop_class = _uid(value)
-        elif element == 0x1000:
+        elif element == 0x1000 or (element == 0x1001 and not command.sop_instance_bytes):
             command.sop_instance_bytes = value
             command.sop_instance = _uid(value)
         elif element == 0x0100:
-            command.field = _number(value)
+            command_field = _number(value)
         elif element == 0x0110:
             command.message_id = _number(value)
         elif element == 0x0120:
             command.responded_id = _number(value)
         elif element == 0x0800:
-            command.data_set_type = _number(value)
+            data_set_type = _number(value)
         elif element == 0x0900:
             command.status = _number(value)
         elif element == 0x0700:
             command.priority = _number(value)
-        elif element == 0x0003:
-            command.requested_sop_class = _uid(value)
-        elif element == 0x1001:
-            command.requested_sop_instance = _uid(value)
         elif element == 0x0902:
             command.error_comment = value.decode("latin-1").strip("\0 ")[:COMMENT_LENGTH]
         elif element == 0x1030:
             command.move_originator = value.decode("latin-1").strip("\0 ")[:16]
         elif element == 0x1031:
             command.move_originator_id = _number(value)
-    if 0x0100 not in seen:
+    if command_field is None:
         raise PeerProtocolError("command set without Command Field", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+    if data_set_type is None:
+        raise PeerProtocolError("Command Data Set Type without a value", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+    command.field = command_field
+    command.data_set_type = data_set_type
     return command
 
 
-def _number(value: bytes) -> int:
-    """The first value of a US element."""
-    if len(value) < 2:
-        raise PeerProtocolError("command element too short for its VR", AbortReason.INVALID_PDU_PARAMETER_VALUE)
-    return int.from_bytes(value[:2], "little")
+def _number(value: bytes) -> int | None:
+    """The first value of a US element; None if it holds none."""
+    return int.from_bytes(value[:2], "little") if len(value) >= 2 else None
 
 
 # Writing ---------------------------------------------------------------------------------------------------
@@ -165,9 +164,8 @@ def _us(number: int, value: int) -> bytes:
     return _ELEMENT.pack(0, number, 2) + value.to_bytes(2, "little")
 
 
-def _ui(number: int, uid: str) -> bytes:
-    value = uid.encode("latin-1")
-    return _element(number, value + b"\0" if len(value) % 2 else value)
+def _ui(number: int, uid: bytes) -> bytes:
+    return _element(number, uid + b"\0" if len(uid) % 2 else uid)
 
 
 def _text(number: int, text: str) -> bytes:
@@ -185,12 +183,12 @@ def encode_c_store_rq(
 ) -> bytes:
     """C-STORE-RQ (PS3.7 Table 9.3-1); Priority is always there, medium."""
     elements = (
-        _ui(0x0002, sop_class)
+        _ui(0x0002, sop_class.encode("latin-1"))
         + _us(0x0100, CommandField.C_STORE_RQ)
         + _us(0x0110, message_id)
         + _us(0x0700, 0)
         + _us(0x0800, 0x0001)
-        + _ui(0x1000, sop_instance)
+        + _ui(0x1000, sop_instance.encode("latin-1"))
     )
     if move_originator is not None:
         elements += _text(0x1030, move_originator[0]) + _us(0x1031, move_originator[1])
@@ -199,7 +197,7 @@ def encode_c_store_rq(
 
 def encode_c_echo_rq(message_id: int) -> bytes:
     return _command_set(
-        _ui(0x0002, "1.2.840.10008.1.1")
+        _ui(0x0002, b"1.2.840.10008.1.1")
         + _us(0x0100, CommandField.C_ECHO_RQ)
         + _us(0x0110, message_id)
         + _us(0x0800, NO_DATA_SET)
@@ -207,10 +205,11 @@ def encode_c_echo_rq(message_id: int) -> bytes:
 
 
 def encode_response(request: Command, status: int, comment: str = "") -> bytes:
-    """The response to ``request``: its message id, its UIDs to the byte, the status, and with a failure our fixed comment."""
+    """The response to ``request``: its message id, its UIDs with the padding they came with, the status, and unless it
+    is success a comment: fixed text of ours, cut at 64 characters."""
     elements = b""
     if request.sop_class_bytes:
-        elements += _element(0x0002, request.sop_class_bytes)
+        elements += _ui(0x0002, request.sop_class_bytes)
     elements += (
         _us(0x0100, request.field | RESPONSE_BIT)
         + _us(0x0120, request.message_id or 0)
@@ -220,5 +219,5 @@ def encode_response(request: Command, status: int, comment: str = "") -> bytes:
     if comment and status:
         elements += _text(0x0902, comment[:COMMENT_LENGTH])
     if request.sop_instance_bytes:
-        elements += _element(0x1000, request.sop_instance_bytes)
+        elements += _ui(0x1000, request.sop_instance_bytes)
     return _command_set(elements)

@@ -1,6 +1,7 @@
-"""Requests of ours that await their response: message ids, the operations window, and which response belongs to what.
+"""Requests of ours that await their response: message ids, the operations window, which response belongs to what.
 
-A response that does not match is never counted as success (PS3.7 §9.1, D.3.3.3): the association is of no more use then.
+A response that does not match is never counted as success (PS3.7 §9.1, D.3.3.3): the association is of no more use
+then. Knows nothing of time: how long to wait is the caller's business.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from router.errors import LocalProtocolError, PeerProtocolError
 
 T = TypeVar("T")
 
+MESSAGE_IDS = 65535
+"""1 to 65535; 0 is legal, but nobody needs it."""
+
 
 class Outstanding(Generic[T]):
     """Messages sent and not answered, at most ``window`` at once; the value is whatever the caller wants back."""
@@ -19,7 +23,7 @@ class Outstanding(Generic[T]):
     __slots__ = ("_last_id", "_waiting", "window")
 
     def __init__(self, window: int) -> None:
-        self.window = max(1, window)
+        self.window = min(max(1, window), MESSAGE_IDS)
         self._last_id = 0
         self._waiting: dict[int, tuple[int, int, T]] = {}
 
@@ -31,12 +35,12 @@ class Outstanding(Generic[T]):
         return self.window - len(self._waiting)
 
     def begin(self, context_id: int, field: int, value: T) -> int:
-        """A message id that no outstanding request has: 1 to 65535, wrapping."""
+        """A message id that no outstanding request has: 1 to 65535, wrapping. LocalProtocolError without ``room``."""
         if len(self._waiting) >= self.window:
             raise LocalProtocolError("the operations window is full")
         number = self._last_id
         while True:
-            number = number % 65535 + 1
+            number = number % MESSAGE_IDS + 1
             if number not in self._waiting:
                 break
         self._last_id = number

@@ -1,10 +1,12 @@
-"""One association as a core without I/O: bytes, requests and the time in; events, bytes to send and the next deadline out.
+"""One association as a core without I/O (PS3.8 §9.2): bytes, requests and the time in; events, bytes to send and the
+next deadline out.
 
-Both roles. The states are ``state.TRANSITIONS``; this module carries its effects out. It opens no socket, starts no task and
-reads no clock: whoever owns the transport calls ``receive``, ``on_timer`` and ``transport_closed``, writes ``data_to_send()``
-after each, and closes the transport when ``should_close`` says so.
+Both roles. The states are ``state.TRANSITIONS``; this module carries its effects out. It opens no socket, starts no
+task and reads no clock: whoever owns the transport calls ``receive``, ``on_timer`` and ``transport_closed``, writes
+``data_to_send()`` after each, and closes the transport when ``should_close`` says so. It does not know what a message
+is: the layer above says so by ``message_open``.
 
-Timers, all seconds, one deadline at a time:
+Timers, all seconds, one deadline at a time, found from the state instead of being started and stopped:
 
 ========= ============================================================================================
 state     deadline
@@ -22,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from router._fastpdu import PduReader
 from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
@@ -43,7 +46,7 @@ from router.ul.pdus import (
     encode_reject,
     encode_request,
 )
-from router.ul.state import Effect, Event, State, transition
+from router.ul.state import TRANSITIONS, Effect, Event, State, transition
 
 
 class Role(Enum):
@@ -53,19 +56,26 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationSettings:
+    """Seconds and bytes; what each timer covers says the module's table."""
+
     max_pdu: int = 131072
     """Announced maximum length, bytes; what the peer may put into one P-DATA-TF."""
     strict_pdu_length: bool = True
+    """A P-DATA-TF longer than announced is answered by A-ABORT; False takes it up to 16 MiB."""
     associate_pdu: int = 1 << 20
+    """Bytes of an A-ASSOCIATE PDU, and of what a peer may send behind it before it is answered."""
     handshake_timeout: float = 10.0
     acse_timeout: float = 30.0
     artim_timeout: float = 10.0
     release_timeout: float = 10.0
     idle_timeout: float | None = 60.0
+    """None: an association may rest for ever."""
     minimum_rate: int = 1024
+    """Bytes per second within a PDU or message, on average over ``rate_window``."""
     rate_window: float = 30.0
     presentation_contexts: int = 128
     transfer_syntaxes: int = 64
+    """Per presentation context."""
 
 
 # Events ----------------------------------------------------------------------------------------------------
@@ -154,12 +164,34 @@ _PDU_EVENTS = {
     PduType.RELEASE_RP: Event.RELEASE_RP_PDU,
     PduType.ABORT: Event.ABORT_PDU,
 }
+_P_DATA_TF = int(PduType.P_DATA_TF)
 _RELEASING = frozenset({State.STA7, State.STA9, State.STA10, State.STA11, State.STA12})
-_SENDS_DATA = frozenset({State.STA6, State.STA8})
+_SENDS_DATA = frozenset(state for state, event in TRANSITIONS if event is Event.DATA_REQUEST)
 
 
 class Association:
     """See the module's text. ``now`` is any monotonic clock in seconds, always the same one."""
+
+    __slots__ = (
+        "_abort_sent",
+        "_events",
+        "_held",
+        "_held_data",
+        "_last_activity",
+        "_out",
+        "_phase_began",
+        "_reader",
+        "_window_began",
+        "_window_bytes",
+        "accepted",
+        "message_open",
+        "our_turn",
+        "request",
+        "role",
+        "settings",
+        "should_close",
+        "state",
+    )
 
     def __init__(
         self, role: Role, settings: AssociationSettings, now: float, request: AssociateRequest | None = None
@@ -172,17 +204,15 @@ class Association:
         self.should_close = False
         """Close the transport as soon as everything to send is written; what still arrives is of no interest."""
         self.message_open = False
-        """Half a message has been received (told by ``message_begins`` and ``message_ends``)."""
+        """Half a message has been received: the layer above says so, after each fragment."""
         self.our_turn = False
         """The peer rightly waits for us: an answer is owed, or we do not read. Its silence is not held against it."""
-        self.answers_due = 0
-        """Requests of the peer that we have not answered yet: while there are any, the peer is not idle, we are slow."""
-        self.bytes_received = 0
         self._reader = PduReader(settings.max_pdu, settings.associate_pdu, settings.strict_pdu_length)
         self._out: list[Buffer] = []
         self._events: list[AssociationEvent] = []
-        self._held: list[tuple[object, ...]] = []
-        self._held_data = memoryview(b"")
+        self._held: list[tuple[Any, ...]] = []
+        self._held_data = b""
+        self._abort_sent = False
         self._phase_began = now
         self._last_activity = now
         self._window_began: float | None = None
@@ -202,22 +232,22 @@ class Association:
 
     def receive(self, data: memoryview, now: float) -> Iterator[AssociationEvent]:
         """Bytes from the peer. A lazy generator: the caller handles each event before the next PDU is looked at, and
-        exhausts it. While an A-ASSOCIATE-RQ is undecided (Sta3) the rest is kept, and given by ``resume``."""
+        exhausts it (or calls ``fail`` or ``abort``). What a peer sends behind its A-ASSOCIATE-RQ while that is
+        undecided (Sta3) is copied, and given by ``resume``."""
         length = len(data)
-        self.bytes_received += length
         self._last_activity = now
         self._window_bytes += length
         items = self._reader.feed(data)
         if self._held:
             self._hold(items, data)
-            return
-        yield from self._process(items, data, now)
+        else:
+            yield from self._process(items, data, now)
 
     def resume(self, now: float) -> Iterator[AssociationEvent]:
-        """What arrived while the association request was undecided."""
+        """What arrived while the association request was undecided; call it after a late ``accept`` or ``reject``."""
         items, data = self._held, self._held_data
-        self._held, self._held_data = [], memoryview(b"")
-        yield from self._process(items, data, now)
+        self._held, self._held_data = [], b""
+        yield from self._process(items, memoryview(data), now)
 
     def transport_closed(self, now: float) -> Iterator[AssociationEvent]:
         """The peer or the network closed the transport."""
@@ -257,7 +287,7 @@ class Association:
                     self._window_began, self._window_bytes = self._last_activity, 0
                 return self._window_began + settings.rate_window
             self._window_began = None
-            return None if settings.idle_timeout is None or self.answers_due else self._last_activity + settings.idle_timeout
+            return None if settings.idle_timeout is None else self._last_activity + settings.idle_timeout
         if state is State.STA2:
             return self._phase_began + settings.handshake_timeout
         if state is State.STA5:
@@ -285,7 +315,8 @@ class Association:
         self._step(Event.REJECT, now, reject=reject)
 
     def send_pdata(self, buffers: Sequence[Buffer], now: float) -> None:
-        """Framed P-DATA-TF bytes, as ``frame_message`` gives them; LocalProtocolError unless data may be sent (Sta6, Sta8)."""
+        """Framed P-DATA-TF bytes, as ``frame_message`` gives them; kept by reference until written. LocalProtocolError
+        unless data may be sent (Sta6, Sta8)."""
         if self.state not in _SENDS_DATA:
             raise LocalProtocolError(f"no data can be sent in {self.state.name}")
         self._out.extend(buffers)
@@ -304,21 +335,16 @@ class Association:
             self.should_close = True
             return
         if self.state is State.STA2:
-            self._step(Event.INVALID_PDU, now)
+            # The table knows no local abort before a request; what it does about an invalid PDU is what is wanted.
+            self._step(Event.INVALID_PDU, now, abort=Abort(source, reason))
             return
         self._step(Event.ABORT_REQUEST, now, abort=Abort(source, reason))
 
     def fail(self, error: PeerProtocolError, now: float) -> Iterator[AssociationEvent]:
         """The layer above found the peer's bytes wrong: A-ABORT from the provider with the error's reason."""
         if self.state not in (State.STA1, State.STA13):
-            self._step(Event.INVALID_PDU, now, reason=error.reason, message=str(error))
+            self._invalid(error, now)
         yield from self._drain_events()
-
-    def message_begins(self) -> None:
-        self.message_open = True
-
-    def message_ends(self) -> None:
-        self.message_open = False
 
     def peer_turn(self, now: float) -> None:
         """Ends ``our_turn``: from now on the peer's silence counts."""
@@ -332,7 +358,7 @@ class Association:
 
     def idle_since(self, now: float) -> float:
         """Seconds without bytes and without a message under way; 0 while there is one."""
-        return 0.0 if self._progressing or self.answers_due else now - self._last_activity
+        return 0.0 if self._progressing or self.our_turn else now - self._last_activity
 
     @property
     def buffered(self) -> int:
@@ -355,51 +381,49 @@ class Association:
     def _progressing(self) -> bool:
         return self.message_open or self._reader.mid_pdu
 
-    def _process(
-        self, items: list[tuple[object, ...]], data: memoryview, now: float
-    ) -> Iterator[AssociationEvent]:
+    def _process(self, items: list[tuple[Any, ...]], data: memoryview, now: float) -> Iterator[AssociationEvent]:
         for index, item in enumerate(items):
             kind = item[0]
-            if kind == 4:
-                if self.state is State.STA6 or self.state is State.STA7:
+            state = self.state
+            if kind == _P_DATA_TF:
+                if state is State.STA6 or state is State.STA7:
+                    # DT-2 and AR-6, without the detour over the table: this is the bulk of all work.
                     _, context_id, control, start, end, complete = item
-                    yield DataFragment(
-                        context_id,  # type: ignore[arg-type]
-                        bool(control & 1),  # type: ignore[operator]
-                        bool(control & 2),  # type: ignore[operator]
-                        data[start:end],  # type: ignore[misc]
-                        complete,  # type: ignore[arg-type]
-                    )
+                    yield DataFragment(context_id, control & 1 != 0, control & 2 != 0, data[start:end], complete)
                     continue
-                if self.state is State.STA1:
+                if state is State.STA3:
+                    self._hold(items[index:], data)
                     return
+            if state is State.STA1:
+                return
+            if kind == _P_DATA_TF:
                 self._step(Event.DATA_PDU, now, reason=AbortReason.UNEXPECTED_PDU, message="unexpected P-DATA-TF")
             elif kind == 0:
-                error = item[1]
-                if isinstance(error, PeerProtocolError) and self.state is not State.STA1:
-                    self._step(Event.INVALID_PDU, now, reason=error.reason, message=str(error))
-            elif self.state is not State.STA1:
-                self._pdu(kind, item[1], now)  # type: ignore[arg-type]
-            yield from self._drain_events()
-            if self.state is State.STA3 and index + 1 < len(items):
-                self._hold(items[index + 1 :], data)
+                self._invalid(item[1], now)
+            elif kind == PduType.RELEASE_RQ and state is State.STA3:
+                self._hold(items[index:], data)
                 return
+            else:
+                self._pdu(PduType(kind), item[1], now)
+            yield from self._drain_events()
 
-    def _hold(self, items: list[tuple[object, ...]], data: memoryview) -> None:
-        """Keep what a peer pipelined behind its A-ASSOCIATE-RQ; at most what one receive buffer brought, twice."""
+    def _hold(self, items: list[tuple[Any, ...]], data: memoryview) -> None:
+        """Keep what a peer pipelines behind its A-ASSOCIATE-RQ, no more of it than of an A-ASSOCIATE PDU."""
+        if self._held and self._held[-1][0] == 0:
+            return
         base = len(self._held_data)
         if base + len(data) > self.settings.associate_pdu:
-            items = [(0, PeerProtocolError("too much data before the association was accepted"))]
-        self._held_data = memoryview(bytes(self._held_data) + bytes(data))
+            self._held.append((0, PeerProtocolError("too much data before the association was accepted")))
+            return
+        self._held_data += data
         for item in items:
-            if item[0] == 4:
+            if item[0] == _P_DATA_TF:
                 _, context_id, control, start, end, complete = item
-                item = (4, context_id, control, start + base, end + base, complete)  # type: ignore[operator]
+                item = (_P_DATA_TF, context_id, control, start + base, end + base, complete)
             self._held.append(item)
 
-    def _pdu(self, kind: int, body: bytes, now: float) -> None:
-        pdu_type = PduType(kind)
-        event = _PDU_EVENTS[pdu_type]
+    def _pdu(self, pdu_type: PduType, body: bytes, now: float) -> None:
+        """A whole PDU other than P-DATA-TF."""
         settings = self.settings
         try:
             if pdu_type is PduType.ASSOCIATE_RQ and self.state is State.STA2:
@@ -409,16 +433,20 @@ class Association:
             elif pdu_type is PduType.ASSOCIATE_AC and self.state is State.STA5:
                 self.accepted = decode_accept(body)
         except PeerProtocolError as error:
-            self._step(Event.INVALID_PDU, now, reason=error.reason, message=str(error))
+            self._invalid(error, now)
             return
         self._step(
-            event,
+            _PDU_EVENTS[pdu_type],
             now,
             reject=decode_reject(body) if pdu_type is PduType.ASSOCIATE_RJ else None,
             abort=decode_abort(body) if pdu_type is PduType.ABORT else None,
             reason=AbortReason.UNEXPECTED_PDU,
             message=f"unexpected {pdu_type.name}",
         )
+
+    def _invalid(self, error: PeerProtocolError, now: float) -> None:
+        # Before a request the table has the service user abort (AA-1); saying what was wrong helps more.
+        self._step(Event.INVALID_PDU, now, abort=Abort(2, error.reason), reason=error.reason, message=str(error))
 
     def _abort(self, now: float, message: str) -> None:
         """Our own decision, as the service provider: a timer."""
@@ -458,9 +486,9 @@ class Association:
         elif effect is Effect.SEND_RELEASE_RP:
             out.append(RELEASE_RP)
         elif effect is Effect.SEND_ABORT_USER:
-            out.append(encode_abort(abort if abort is not None else Abort(0, 0)))
+            self._send_abort(abort or Abort(0, 0))
         elif effect is Effect.SEND_ABORT_PROVIDER:
-            out.append(encode_abort(Abort(2, reason)))
+            self._send_abort(Abort(2, reason))
         elif effect is Effect.INDICATE_REQUEST and self.request is not None:
             events.append(AssociationRequested(self.request))
         elif effect is Effect.INDICATE_ACCEPTED and self.accepted is not None:
@@ -479,6 +507,12 @@ class Association:
             events.append(TransportLost())
         elif effect is Effect.CLOSE:
             self.should_close = True
+
+    def _send_abort(self, abort: Abort) -> None:
+        # Once: AA-7 would answer every further A-ASSOCIATE-RQ of a peer gone mad.
+        if not self._abort_sent:
+            self._abort_sent = True
+            self._out.append(encode_abort(abort))
 
     def _drain_events(self) -> Iterator[AssociationEvent]:
         while self._events:

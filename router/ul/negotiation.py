@@ -1,14 +1,21 @@
 """Presentation context negotiation, both sides (PS3.8 §9.3.2.2, §9.3.3.2).
 
-Pure functions: proposals and what we support go in, one answer per proposal comes out. Knows nothing about PDUs on the wire, AE
-titles or configuration files.
+Pure functions: proposals and what we support go in, one answer per proposal comes out. Knows nothing about PDUs on the
+wire, AE titles or configuration files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from router.ul.pdus import AssociateAccept, AssociateRequest, ContextOutcome, ContextResult, ProposedContext, RoleSelection
+from router.ul.pdus import (
+    AssociateAccept,
+    AssociateRequest,
+    ContextOutcome,
+    ContextResult,
+    ProposedContext,
+    RoleSelection,
+)
 
 MAX_CONTEXTS = 128
 """Odd ids from 1 to 255."""
@@ -22,8 +29,8 @@ def answer(
 ) -> tuple[ContextResult, ...]:
     """Answer every proposed presentation context, in the order proposed.
 
-    The first transfer syntax that we take wins: senders list what they have natively first. A context that we cannot serve is
-    refused with a reason, never left out.
+    The first transfer syntax that we take wins: senders list what they have natively first. A context that we cannot
+    serve is refused with a reason, never left out.
 
     Args:
         supports: Whether an abstract syntax UID is served.
@@ -45,7 +52,8 @@ def answer(
 
 
 def answer_roles(proposed: Iterable[RoleSelection], accepted: Iterable[str]) -> tuple[RoleSelection, ...]:
-    """Roles for accepted abstract syntaxes only, and never more than was proposed: the requestor stays SCU, we stay SCP."""
+    """Roles for accepted abstract syntaxes only, never more than proposed: the requestor stays SCU, we stay SCP
+    (PS3.7 D.3.3.4)."""
     served = set(accepted)
     return tuple(RoleSelection(role.sop_class, role.scu, False) for role in proposed if role.sop_class in served)
 
@@ -53,8 +61,8 @@ def answer_roles(proposed: Iterable[RoleSelection], accepted: Iterable[str]) -> 
 def accepted_contexts(request: AssociateRequest, accept: AssociateAccept) -> dict[int, tuple[str, str]]:
     """What may be used: presentation context id to (abstract syntax, transfer syntax).
 
-    A context missing from the answer is rejected, one that was not proposed is ignored, and one accepted with a transfer
-    syntax that we did not propose is unusable.
+    A context missing from the answer is rejected, one that was not proposed is ignored, and one accepted with a
+    transfer syntax that we did not propose is unusable.
     """
     proposals = {context.id: context for context in request.contexts}
     usable = {}
@@ -70,9 +78,12 @@ def accepted_contexts(request: AssociateRequest, accept: AssociateAccept) -> dic
 
 
 def propose(pairs: Iterable[tuple[str, str]]) -> tuple[ProposedContext, ...]:
-    """One context per (abstract syntax, transfer syntax): the acceptor must not choose for a router that does not transcode.
+    """One context per (abstract syntax, transfer syntax): the acceptor must not choose for a router that does not
+    transcode.
 
     The first 128 different pairs are taken; ids are odd, 1 to 255.
     """
     unique = list(dict.fromkeys(pairs))[:MAX_CONTEXTS]
-    return tuple(ProposedContext(2 * index + 1, abstract, (transfer,)) for index, (abstract, transfer) in enumerate(unique))
+    return tuple(
+        ProposedContext(2 * index + 1, abstract, (transfer,)) for index, (abstract, transfer) in enumerate(unique)
+    )

@@ -1,7 +1,8 @@
 """The seven PDUs and their items as values, encoded and decoded (PS3.8 §9.3, Annex D; PS3.7 Annex D.3).
 
-Bytes and values only: no states, no sockets. Decoding reads through one checked slice reader and raises PeerProtocolError for what
-cannot be read; unknown items and sub-items are skipped (PS3.8 §9.3.1), reserved bytes are ignored, items come in any order.
+Bytes and values only: no states, no sockets. Decoding reads through one checked slice reader and raises
+PeerProtocolError for what cannot be read; unknown items and sub-items are skipped (PS3.8 §9.3.1), reserved bytes are
+ignored, items come in any order.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class AssociateRequest:
     application_context: str = APPLICATION_CONTEXT
     protocol_version: int = 1
     raw_header: bytes = b""
-    """Called AE, calling AE and the 32 reserved bytes as received: an A-ASSOCIATE-AC repeats them (PS3.8 Table 9-17)."""
+    """Called AE, calling AE and 32 reserved bytes as received: an A-ASSOCIATE-AC repeats them (PS3.8 Table 9-17)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +160,7 @@ class SliceReader:
 
 
 def clean_ae(field16: bytes) -> str:
-    """An AE title as compared: cut at the first NUL (eFilm leaves stack garbage behind it), outer spaces not significant."""
+    """An AE title as compared: cut at the first NUL (eFilm leaves garbage behind it), outer spaces not significant."""
     return field16.split(b"\0", 1)[0].decode("latin-1").strip(" ")
 
 
@@ -280,6 +281,8 @@ def _decode_user(item: SliceReader) -> UserInformation:
         elif kind == 0x58:
             identity_type = content.number(1)
             wants = content.number(1) == 1
+            if not 1 <= identity_type <= 5:
+                continue  # of a type to come only the beginning is known
             primary = content.take(content.number(2))
             secondary = content.take(content.number(2)) if content.left else b""
             identity = UserIdentity(identity_type, wants, primary, secondary)

@@ -1,7 +1,11 @@
 """The state machine of PS3.8 Table 9-10 as a table: 13 states, 19 events, actions as effects.
 
-An action returns what the owner of the transport has to do and the next state. It knows no bytes, no timers' lengths, no
-sockets. A pair that the table leaves blank cannot happen; reaching one is our own bug and raises LocalProtocolError.
+An action is what the owner of the transport has to do, and the next state. The table knows no bytes, no timers'
+lengths, no sockets. A pair that it leaves blank cannot happen; reaching one is our own bug and raises
+LocalProtocolError.
+
+AE-6 always goes to Sta3: a request that the provider itself refuses (its protocol version) is told to the user like any
+other, and refused from there by AE-8.
 
 Two cells go beyond the standard, as DCMTK does: the timer also ends waiting for an A-ASSOCIATE-AC (Sta5) and for an
 A-RELEASE-RP (Sta7). PS3.8 §9.1.4 leaves these to the layer above, which is us.
@@ -104,7 +108,6 @@ AE_3: Transition = ((F.INDICATE_ACCEPTED,), S.STA6)
 AE_4: Transition = ((F.INDICATE_REJECTED, F.CLOSE), S.STA1)
 AE_5: Transition = ((F.START_ARTIM,), S.STA2)
 AE_6: Transition = ((F.STOP_ARTIM, F.INDICATE_REQUEST), S.STA3)
-AE_6_REJECT: Transition = ((F.STOP_ARTIM, F.SEND_RJ, F.START_ARTIM), S.STA13)
 AE_7: Transition = ((F.SEND_AC,), S.STA6)
 AE_8: Transition = ((F.SEND_RJ, F.START_ARTIM), S.STA13)
 DT_1: Transition = ((F.SEND_DATA,), S.STA6)
