@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,14 @@ from router.model import Limits, Listener, Origin, Peer
 from router.net.admission import Gate
 from router.net.listener import ListeningServer
 from router.services.acceptor import serving
-from router.ul.pdus import AssociateRequest, ProposedContext, UserInformation, encode_request
+from router.ul.pdus import (
+    AssociateRequest,
+    ContextResult,
+    ProposedContext,
+    UserInformation,
+    decode_request,
+    encode_request,
+)
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -360,3 +367,69 @@ def store_rq(
 def store(data: bytes, message_id: int = 1, context_id: int = 3, **fields: Any) -> bytes:
     """A whole C-STORE-RQ in two P-DATA-TFs."""
     return p_data(context_id, 3, store_rq(message_id, **fields)) + p_data(context_id, 2, data)
+
+
+@contextlib.asynccontextmanager
+async def scripted_scp(script: Callable[[RawPeer], Awaitable[None]]) -> AsyncIterator[int]:
+    """A peer that plays ``script`` for every connection; gives its port. A failing script fails the test."""
+    failures: list[BaseException] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = RawPeer(reader, writer)
+        try:
+            await script(peer)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            await peer.close()
+
+    def started(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(play(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(started, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+    for failure in failures:
+        raise failure
+
+
+def associate_ac(
+    rq: bytes,
+    results: dict[int, tuple[int, str]] | None = None,
+    *,
+    max_length: int | None = 131072,
+    async_window: tuple[int, int] | None = None,
+    extra_user_items: bytes = b"",
+    extra_contexts: tuple[ContextResult, ...] = (),
+) -> bytes:
+    """An A-ASSOCIATE-AC to ``rq`` that accepts every context, or says ``results`` (context id to result and syntax)."""
+    request = decode_request(rq[6:])
+    if results is None:
+        results = {context.id: (0, context.transfer_syntaxes[0]) for context in request.contexts}
+    body = b"\0\1\0\0" + request.raw_header + item(0x10, b"1.2.840.10008.3.1.1.1")
+    for context in (*(ContextResult(number, *result) for number, result in results.items()), *extra_contexts):
+        content = bytes((context.id, 0, context.result, 0))
+        if context.transfer_syntax != "omitted":
+            content += item(0x40, context.transfer_syntax.encode())
+        body += item(0x21, content)
+    if max_length is not None:
+        user = item(0x51, max_length.to_bytes(4, "big"))
+        if async_window is not None:
+            user += item(0x53, async_window[0].to_bytes(2, "big") + async_window[1].to_bytes(2, "big"))
+        body += item(0x50, user + extra_user_items)
+    return b"\2\0" + len(body).to_bytes(4, "big") + body
+
+
+def item(kind: int, content: bytes) -> bytes:
+    return bytes((kind, 0)) + len(content).to_bytes(2, "big") + content
