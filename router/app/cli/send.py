@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import click
+from click.termui import progressbar
 
 from router.app.cli import address, exits
 from router.app.cli.address import Address
@@ -287,9 +289,7 @@ def _send(
     peer: Address, options: CallOptions, log: ConsoleLog, report: Report, files: list[DicomFile], *, show: bool
 ) -> None:
     started = time.monotonic()
-    bar = click.progressbar(
-        length=len(files), label=f"to {peer}", show_pos=True, file=click.get_text_stream("stderr"), hidden=not show
-    )
+    bar = progressbar(length=len(files), label=f"to {peer}", show_pos=True, file=sys.stderr, hidden=not show)
     with bar:
         asyncio.run(Sending(peer, options, log, report, partial(bar.update, 1)).run(files))
     report.seconds = time.monotonic() - started

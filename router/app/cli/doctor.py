@@ -1,0 +1,215 @@
+"""``doctor``: is this machine fit to run a router? Looks, measures a few syncs, changes nothing that stays."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from router.app.cli import exits
+from router.app.cli.options import config_option, find_config, json_option, print_json
+
+FINE, WARN, BAD = "ok", "warning", "bad"
+OPEN_FILES = 65_536
+SYNCS = 20
+SLOW_SYNC = 0.02
+"""Seconds; slower than a worn disk, so it is a network or a virtual one without a cache."""
+FREE_BYTES = 5_000_000_000
+NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre", "afs"))
+VOLATILE = frozenset(("tmpfs", "ramfs"))
+COLOURS = {FINE: "green", WARN: "yellow", BAD: "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    subject: str
+    verdict: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What doctor needs of a configuration, read without the models so that a wrong one does not stop it."""
+
+    data_dir: Path
+    binds: tuple[str, ...]
+
+
+@click.command(short_help="Is this machine fit to run a router?")
+@config_option
+@json_option
+def doctor(config: Path | None, as_json: bool) -> None:
+    """Is this machine fit to run a router? Looks at Python, the native extension, open files, the disk of data_dir
+    (kind, room, how long a sync takes) and the ports. Exits 1 if something is bad.
+
+    \b
+    Examples:
+      dicom-router doctor
+      dicom-router doctor -c /etc/dicom-router/router.toml --json
+    """
+    found = list(examine(_setting(find_config(config))))
+    bad = any(finding.verdict == BAD for finding in found)
+    if as_json:
+        print_json({"fit": not bad, "findings": [asdict(finding) for finding in found]})
+    else:
+        for finding in found:
+            verdict = click.style(f"{finding.verdict:<8}", fg=COLOURS[finding.verdict])
+            click.echo(f"{verdict} {finding.subject:<14} {finding.text}")
+    raise SystemExit(exits.FAILED if bad else exits.OK)
+
+
+def _setting(config: Path | None) -> Setting:
+    table: dict[str, Any] = {}
+    if config is not None:
+        try:
+            table = tomllib.loads(config.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise exits.Failure(f"{config}: {error}", exits.BAD_CONFIG) from None
+    node, listen, admin = table.get("node"), table.get("listen"), table.get("admin")
+    where = node.get("data_dir") if isinstance(node, dict) else None
+    sections = [*(listen if isinstance(listen, list) else ()), admin]
+    binds = [section.get("bind") for section in sections if isinstance(section, dict)]
+    folder = Path(os.environ.get("DICOM_ROUTER__NODE__DATA_DIR") or (where if isinstance(where, str) else "var"))
+    return Setting(
+        config.parent / folder if config is not None else folder,
+        tuple(bind for bind in binds if isinstance(bind, str)) or ("127.0.0.1:11112", "127.0.0.1:9180"),
+    )
+
+
+def examine(setting: Setting) -> Iterator[Finding]:
+    """Everything that is looked at, in the order in which it is printed."""
+    yield _python()
+    yield _extension()
+    yield _loop()
+    yield _open_files()
+    yield from _disk(setting.data_dir)
+    for bind in setting.binds:
+        yield _port(bind)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    fine = sys.version_info >= (3, 11)
+    return Finding("python", FINE if fine else BAD, version if fine else f"{version}: 3.11 or newer is needed")
+
+
+def _extension() -> Finding:
+    try:
+        import router._fastpdu
+    except ImportError as error:
+        return Finding("extension", BAD, f"not built ({error.name or 'import failed'}): run `make venv`")
+    return Finding("extension", FINE, Path(router._fastpdu.__file__).name)
+
+
+def _loop() -> Finding:
+    try:
+        import uvloop
+    except ImportError:
+        return Finding("event loop", WARN, "asyncio's own; with uvloop the router is faster: pip install uvloop")
+    return Finding("event loop", FINE, uvloop.__name__)
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= OPEN_FILES:
+        return Finding(
+            "open files", FINE, f"{soft} now, up to {'any number' if hard == resource.RLIM_INFINITY else hard}"
+        )
+    verdict = WARN if hard >= 4096 else BAD
+    return Finding(
+        "open files", verdict, f"at most {hard}; {OPEN_FILES} is better (LimitNOFILE= of the service, ulimit -n)"
+    )
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    kind = filesystem_of(place, _mounts())
+    if kind in VOLATILE:
+        yield Finding("file system", BAD, f"{folder} is on {kind}: everything is gone after a restart of the machine")
+    elif kind in NETWORK:
+        yield Finding(
+            "file system", WARN, f"{folder} is on {kind}: SQLite and syncs over a network are slow and fragile"
+        )
+    else:
+        yield Finding("file system", FINE, f"{folder} is on {kind or 'an unknown file system'}")
+    free = shutil.disk_usage(place).free
+    room = f"{free / 1e9:.1f} GB free at {folder}"
+    yield Finding(
+        "room",
+        FINE if free >= FREE_BYTES else WARN,
+        room if free >= FREE_BYTES else f"{room}: senders are refused soon",
+    )
+    try:
+        seconds = sync_time(place)
+    except OSError as error:
+        yield Finding("writing", BAD, f"{place}: {error.strerror}; [node] data_dir must be writable for this user")
+        return
+    text = f"a sync of 4 KiB takes {seconds * 1000:.2f} ms"
+    if seconds < SLOW_SYNC:
+        yield Finding("writing", FINE, text)
+    else:
+        yield Finding("writing", WARN, f"{text}: every answer waits for one")
+
+
+def sync_time(folder: Path) -> float:
+    """The median of a few write-and-fdatasync of 4 KiB in a temporary file there, seconds. Raises OSError."""
+    taken = []
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(SYNCS):
+            started = time.perf_counter()
+            os.pwrite(file.fileno(), bytes(4096), 0)
+            os.fdatasync(file.fileno())
+            taken.append(time.perf_counter() - started)
+    return sorted(taken)[SYNCS // 2]
+
+
+def _mounts() -> str:
+    try:
+        return Path("/proc/mounts").read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def filesystem_of(path: Path, mounts: str) -> str:
+    """The type of the file system that holds ``path``, by the text of ``/proc/mounts``; empty if it cannot be told."""
+    resolved = str(path.resolve())
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        # Spaces and the like stand as octal in there.
+        point = fields[1].encode().decode("unicode_escape")
+        inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
+
+
+def _port(bind: str, connect: Callable[..., socket.socket] = socket.create_server) -> Finding:
+    host, _, number = bind.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not number.isdigit() or int(number) > 65_535:
+        return Finding("port", BAD, f"{bind}: not host:port")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        connect((host, int(number)), family=family).close()
+    except PermissionError:
+        text = f"{bind}: ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= of the service), or use 11112"
+        return Finding("port", BAD, text)
+    except OSError as error:
+        return Finding("port", WARN, f"{bind}: {error.strerror or error}; does a router run already?")
+    return Finding("port", FINE, f"{bind} is free")
