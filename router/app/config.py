@@ -235,7 +235,8 @@ class _Builder:
         host, port = parse_bind(model.admin.bind)
         if not _is_loopback(host):
             self._problem(
-                ("admin", "bind"), "must be a loopback address: this version has no accounts; put a proxy that authenticates in front"
+                ("admin", "bind"),
+                "must be a loopback address: this version has no accounts; put a proxy that authenticates in front",
             )
         if not any(listener.accept == "any" for listener in listeners) and not peers:
             self.warnings.append('no [peers] are configured and accept = "known": nobody may send')
@@ -283,9 +284,7 @@ class _Builder:
                 self.warnings.append(
                     self.merger.at((*at, "accept"), f'"any" on {item.bind}: whoever reaches this port may send')
                 )
-        return Listener(
-            host=host, port=port, ae_titles=tuple(item.ae_titles), accept=item.accept, max_pdu=item.max_pdu
-        )
+        return Listener(host=host, port=port, ae_titles=tuple(item.ae_titles), accept=item.accept, max_pdu=item.max_pdu)
 
     def _destination(self, name: str, item: DestinationModel) -> Destination:
         target = item.target()

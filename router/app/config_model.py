@@ -165,7 +165,9 @@ class DestinationModel(_Table):
             uid = text if uids.valid_uid(text) else uids.transfer_syntax_uid(text)
             if uid is None:
                 close = uids.suggest_transfer_syntax(text)
-                raise ValueError(f'unknown transfer syntax "{text}"' + (f', did you mean "{close[0]}"?' if close else ""))
+                raise ValueError(
+                    f'unknown transfer syntax "{text}"' + (f', did you mean "{close[0]}"?' if close else "")
+                )
             found.append(uid)
         return found
 

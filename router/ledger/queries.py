@@ -137,7 +137,8 @@ class Queries:
         ):
             row["verdict"] = "settled and removed from the spool"
             row["deliveries"] = [
-                {"destination": name, "state": "done", "updated": at} for name, at in json.loads(row.pop("delivered")).items()
+                {"destination": name, "state": "done", "updated": at}
+                for name, at in json.loads(row.pop("delivered")).items()
             ]
             stories.append(_shown(row))
         return stories

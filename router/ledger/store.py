@@ -121,7 +121,8 @@ class Store:
         info = receipt.info
         execute = self.connection.execute
         known = execute(
-            "select id, checksum, size, ts, verdict from instance where sop=? order by id desc limit 1", (info.sop_instance,)
+            "select id, checksum, size, ts, verdict from instance where sop=? order by id desc limit 1",
+            (info.sop_instance,),
         ).fetchone()
         if known is not None:
             if known[1] == info.checksum and known[2] == info.size and known[3] == info.transfer_syntax:
@@ -158,9 +159,7 @@ class Store:
             self.delta.add_open(destination, 1, info.size)
         return result
 
-    def _insert(
-        self, instance: int, destination: str, state: str, priority: int, after: int | None, now: float
-    ) -> int:
+    def _insert(self, instance: int, destination: str, state: str, priority: int, after: int | None, now: float) -> int:
         number = self._next_delivery
         self._next_delivery = number + 1
         leased = state == "leased"
@@ -389,7 +388,9 @@ class Store:
         )
         return bool(self.connection.changes())
 
-    def expire(self, keep_seconds: float, excess_bytes: int, now: float, limit: int = 500) -> list[tuple[int, Location]]:
+    def expire(
+        self, keep_seconds: float, excess_bytes: int, now: float, limit: int = 500
+    ) -> list[tuple[int, Location]]:
         """Let go of settled instances: those past their time, and the oldest ones until ``excess_bytes`` are freed."""
         gone: list[tuple[int, Location]] = []
         freed = 0
@@ -445,7 +446,9 @@ class Store:
         for instance, size in self.select(selector):
             rows = {
                 row[1]: (row[0], row[2])
-                for row in self.connection.execute("select id, dest, state from delivery where instance_id=?", (instance,))
+                for row in self.connection.execute(
+                    "select id, dest, state from delivery where instance_id=?", (instance,)
+                )
             }
             wanted = [destination] if destination is not None else list(rows)
             for name in wanted:
@@ -485,7 +488,8 @@ class Store:
         count = 0
         for delivery, name, instance, _ in self._dead(ids, None):
             self.connection.execute(
-                "update delivery set state='done', last_error='discarded by an operator', updated=? where id=?", (now, delivery)
+                "update delivery set state='done', last_error='discarded by an operator', updated=? where id=?",
+                (now, delivery),
             )
             self.event(now, instance, name, "dead letter discarded", "by an operator")
             self.delta.dead -= 1

@@ -65,7 +65,9 @@ def subject_of(key: str) -> Subject:
     for index, part in enumerate(parts):
         if index % 2:
             if not part.isdigit():
-                raise ValueError(f'"{part}" must be the number of an item, as in "RequestAttributesSequence.0.AccessionNumber"')
+                raise ValueError(
+                    f'"{part}" must be the number of an item, as in "RequestAttributesSequence.0.AccessionNumber"'
+                )
             path.append(int(part))
             continue
         tag = dictionary.parse_tag(part)
@@ -257,9 +259,7 @@ def _operator(subject: Subject, operator: str, value: Any) -> Callable[[View], b
             raise ValueError("needs an attribute that is a date (DA, DT)")
         span = values.seconds(value)
         date_path = path
-        return lambda view: any(
-            values.is_recent(text, view.facts.now, span) for text in view.texts(date_path) or ()
-        )
+        return lambda view: any(values.is_recent(text, view.facts.now, span) for text in view.texts(date_path) or ())
     if subject.vr in ("DA", "DT", "TM") and path is not None:
         if not isinstance(value, str) or not value[:1].isdigit():
             raise ValueError(f'must be a text as in the {subject.vr} itself, such as "20260131"')

@@ -59,7 +59,8 @@ class RuleTest:
         expected = self.verdict or "to " + ", ".join(sorted(self.to))
         got = "to " + ", ".join(decision.destinations) if decision.verdict is Verdict.ROUTE else str(decision.verdict)
         why = "; ".join(
-            f'"{line.name}" {"matched" if line.matched else "did not match: " + line.because}' for line in explanation.rules
+            f'"{line.name}" {"matched" if line.matched else "did not match: " + line.because}'
+            for line in explanation.rules
         )
         return f'{self.place}: test "{self.name}": expected {expected}, the rules say {got} ({why})'
 
@@ -101,7 +102,9 @@ def compile_test(
                 facts[FIELDS[key]] = texts[0] if texts else ""
         except ValueError as error:
             wrong(at, str(error))
-    verdicts = [verdict for verdict in (Verdict.DISCARD, Verdict.HOLD, Verdict.REJECT) if table.get(verdict.value) is True]
+    verdicts = [
+        verdict for verdict in (Verdict.DISCARD, Verdict.HOLD, Verdict.REJECT) if table.get(verdict.value) is True
+    ]
     to = table.get("to", [])
     to = [to] if isinstance(to, str) else to
     if not isinstance(to, list) or not all(isinstance(item, str) for item in to):
@@ -114,5 +117,6 @@ def compile_test(
         wrong(path, "a test expects one thing: to = [...], discard = true, hold = true or reject = true")
     if problems:
         return None
-    return RuleTest(name, GivenAttributes(attributes), RuleFacts(**facts), frozenset(to), verdicts[0] if verdicts else None)
-
+    return RuleTest(
+        name, GivenAttributes(attributes), RuleFacts(**facts), frozenset(to), verdicts[0] if verdicts else None
+    )

@@ -109,7 +109,9 @@ class RuleSet:
             if failed is not None:
                 lines.append(RuleExplanation(rule.name, False, failed.text))
                 continue
-            lines.append(RuleExplanation(rule.name, True, "every condition holds" if rule.conditions else "no conditions"))
+            lines.append(
+                RuleExplanation(rule.name, True, "every condition holds" if rule.conditions else "no conditions")
+            )
             if rule.final:
                 stopped_by = rule.name
         return Explanation(self._decide(view), tuple(lines))

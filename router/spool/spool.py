@@ -152,7 +152,9 @@ class Spool:
         except BlockingIOError:
             raise SpoolError(f"the spool {folder} is in use by another process") from None
         except OSError as error:
-            raise SpoolError(f"cannot use the spool {folder}: {error.strerror}; it must be writable for this user") from error
+            raise SpoolError(
+                f"cannot use the spool {folder}: {error.strerror}; it must be writable for this user"
+            ) from error
         for path in sorted(folder.glob(f"*{SUFFIX}")):
             spool._adopt_file(path)
         spool.refresh_free()
@@ -170,7 +172,8 @@ class Spool:
         if header is None or header[1] != number:
             # Created and never used, or its first block is damaged: records still tell their epoch themselves.
             found = next(
-                (h for at in range(FIRST_RECORD, min(size, 64 << 20), BLOCK) if (h := read_header_at(descriptor, at))), None
+                (h for at in range(FIRST_RECORD, min(size, 64 << 20), BLOCK) if (h := read_header_at(descriptor, at))),
+                None,
             )
             if found is not None:
                 segment.epoch = found.epoch

@@ -1,0 +1,198 @@
+"""One association of a lane: opened for what waits, kept busy, released when there is nothing more.
+
+No task per object: a response that arrives sends the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from router.delivery.classify import judge_error
+from router.delivery.sender import Sender
+from router.errors import AssociationAborted
+from router.model import Delivery
+
+if TYPE_CHECKING:
+    from router.delivery.lane import Lane
+
+MOST_INSTANCES = 10_000
+"""Objects on one association, and its age in seconds: some archives act on a study only when it is released."""
+MOST_SECONDS = 600.0
+
+
+class LaneAssociation:
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._loop = lane.loop
+        self._sender: Sender | None = None
+        self._in_flight: dict[int, Delivery] = {}
+        self._delivered = 0
+        self._opened_at = 0.0
+        self._retiring = False
+        self._pumping = False
+        self._idle: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.over: asyncio.Future[None] = lane.loop.create_future()
+
+    @property
+    def working(self) -> bool:
+        """Open and delivering."""
+        return self._sender is not None and self._sender.alive and not self._retiring
+
+    @property
+    def soon(self) -> int:
+        """Objects that it will take without another association: one while it is being opened, else none once it is full."""
+        if self._retiring:
+            return 0
+        return 1 if self._sender is None else max(0, self._sender.room)
+
+    def start(self) -> None:
+        self._task = self._loop.create_task(self._open())
+
+    async def _open(self) -> None:
+        lane = self._lane
+        pairs = lane.pairs()
+        try:
+            sender = await lane.open_sender(pairs)
+        except asyncio.CancelledError:
+            self._finish()
+            raise
+        except Exception as error:
+            # Whatever opening it raised is judged like any other answer of the destination.
+            self._finish(kick=False)
+            lane.association_refused(self, error)
+            return
+        self._sender = sender
+        self._opened_at = self._loop.time()
+        lane.metrics.association_opened()
+        sender.closed.add_done_callback(self._closed)
+        lane.contexts_answered(
+            [pair for pair in pairs if not sender.accepts_pair(pair)],
+            [pair for pair in pairs if sender.accepts_pair(pair)],
+        )
+        if self._retiring:
+            self._release_if_idle()
+        else:
+            self.pump()
+
+    def pump(self) -> None:
+        """Send as long as there is something to send and room for it."""
+        sender, lane = self._sender, self._lane
+        if sender is None or self._pumping:
+            return
+        self._pumping = True
+        try:
+            while not self._retiring and sender.room > 0:
+                delivery = lane.take(alone=not self._in_flight)
+                if delivery is None:
+                    break
+                info = delivery.instance
+                if not sender.accepts(info):
+                    if not sender.proposed(info):
+                        lane.put_back(delivery)
+                        self.retire()  # a new one is negotiated for what waits now
+                    elif lane.no_context(delivery):
+                        self.retire()
+                    continue
+                if self._idle is not None:
+                    self._idle.cancel()
+                    self._idle = None
+                self._in_flight[delivery.id] = delivery
+                future = sender.store(info, lane.spool.source(delivery))
+                future.add_done_callback(partial(self._answered, delivery))
+                if self._is_used_up():
+                    self._retiring = True
+        finally:
+            self._pumping = False
+        self._release_if_idle()
+
+    def _answered(self, delivery: Delivery, future: asyncio.Future[int]) -> None:
+        first = next(iter(self._in_flight), None) == delivery.id
+        self._in_flight.pop(delivery.id, None)
+        lane = self._lane
+        if future.cancelled():
+            lane.put_back(delivery)
+        elif (error := future.exception()) is None:
+            self._delivered += 1
+            lane.answered(delivery, future.result())
+        elif isinstance(error, AssociationAborted):
+            lane.unanswered(delivery, error, first=first)
+        else:
+            lane.failed(delivery, error)
+        self.pump()
+        if lane.waiting:
+            lane.kick()
+
+    def _is_used_up(self) -> bool:
+        return self._delivered >= MOST_INSTANCES or self._loop.time() - self._opened_at > MOST_SECONDS
+
+    def _release_if_idle(self) -> None:
+        sender = self._sender
+        if (
+            sender is None
+            or self._in_flight
+            or not sender.alive
+            or (self._task is not None
+            and not self._task.done()
+            and self._delivered)
+        ):
+            return
+        if self._retiring:
+            self._release()
+        elif self._idle is None:
+            self._idle = self._loop.call_later(self._lane.destination.idle_timeout, self._on_idle)
+
+    def _on_idle(self) -> None:
+        self._idle = None
+        if not self._in_flight:
+            self._retiring = True
+            self._release()
+
+    def _release(self) -> None:
+        sender = self._sender
+        if sender is not None and (self._task is None or self._task.done()):
+            self._task = self._loop.create_task(sender.release())
+
+    def retire(self) -> None:
+        """No more objects; released as soon as nothing is in flight."""
+        self._retiring = True
+        if self._sender is None:
+            if self._task is not None:
+                self._task.cancel()
+            return
+        if not self._pumping:
+            self._loop.call_soon(self._release_if_idle)
+
+    def abort(self) -> None:
+        self._retiring = True
+        if self._sender is not None:
+            self._sender.abort()
+        elif self._task is not None:
+            self._task.cancel()
+
+    def _closed(self, closed: asyncio.Future[Exception | None]) -> None:
+        lane = self._lane
+        lane.metrics.association_closed()
+        error = closed.result()
+        died = error is not None and not self._delivered and not self._retiring
+        self._sender = None
+        # Futures of what was in flight have their errors already and are handled in this turn of the loop; then it is over.
+        self._loop.call_soon(self._after_close, judge_error(error) if died and error is not None else None)
+
+    def _after_close(self, judgement) -> None:  # type: ignore[no-untyped-def]
+        if judgement is not None:
+            self._lane.association_died(judgement)
+        self._finish()
+
+    def _finish(self, *, kick: bool = True) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if not self.over.done():
+            self.over.set_result(None)
+            if kick:
+                self._lane.gone(self)
+            else:
+                self._lane.drop(self)

@@ -1,0 +1,88 @@
+"""Objects to a DICOM destination: one association, as storage SCU."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from router.delivery.sender import Pair
+from router.model import Destination, InstanceInfo
+from router.net.dialer import associate
+from router.ports import DataSource, Log
+from router.services.storage_scu import StorageScu, StoreResponse, propose
+from router.ul.association import AssociationSettings
+
+
+class DicomSender:
+    """Implements ``Sender``."""
+
+    def __init__(self, scu: StorageScu, pairs: Sequence[Pair]) -> None:
+        self._scu = scu
+        self._proposed = frozenset(pairs)
+        self.closed = scu.closed
+
+    @classmethod
+    async def open(cls, destination: Destination, pairs: Sequence[Pair], log: Log) -> DicomSender:
+        """Raises DeliveryError, AssociationRejected, AssociationAborted. Cancelling it is safe."""
+        request = propose(
+            pairs,
+            called_ae=destination.ae_title,
+            calling_ae=destination.calling_ae_title,
+            max_pdu=destination.max_pdu,
+            async_operations=destination.async_operations,
+        )
+        connection = await associate(
+            destination.host,
+            destination.port,
+            request,
+            AssociationSettings(
+                max_pdu=destination.max_pdu,
+                strict_pdu_length=False,
+                acse_timeout=destination.acse_timeout,
+                release_timeout=destination.release_timeout,
+                idle_timeout=None,
+            ),
+            connect_timeout=destination.connect_timeout,
+            log=log,
+        )
+        return cls(StorageScu(connection, response_timeout=destination.response_timeout, log=log), pairs)
+
+    @property
+    def alive(self) -> bool:
+        return self._scu.alive
+
+    @property
+    def room(self) -> int:
+        return self._scu.room
+
+    def proposed(self, info: InstanceInfo) -> bool:
+        return (info.sop_class, info.transfer_syntax) in self._proposed
+
+    def accepts(self, info: InstanceInfo) -> bool:
+        return (info.sop_class, info.transfer_syntax) in self._scu.accepted
+
+    def accepts_pair(self, pair: Pair) -> bool:
+        return pair in self._scu.accepted
+
+    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[int]:
+        response = self._scu.store(info, source)
+        status: asyncio.Future[int] = response.get_loop().create_future()
+
+        def done(answer: asyncio.Future[StoreResponse]) -> None:
+            if status.done():
+                return
+            if answer.cancelled():
+                status.cancel()
+            elif (error := answer.exception()) is not None:
+                status.set_exception(error)
+            else:
+                status.set_result(answer.result().status)
+
+        response.add_done_callback(done)
+        return status
+
+    async def release(self) -> None:
+        await self._scu.release()
+
+    def abort(self) -> None:
+        self._scu.abort()

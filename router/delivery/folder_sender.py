@@ -1,0 +1,147 @@
+"""Objects to a folder: Part 10 files, whole or not there.
+
+Each is written under a temporary name, synced, renamed, and its folder synced before it counts as delivered. Names are our own
+instance ids: nothing that a peer sent becomes part of a path. Writing the same object again replaces the file by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from router.delivery.sender import Pair
+from router.dicom.part10 import file_meta
+from router.errors import DeliveryError, SpoolError
+from router.model import Destination, InstanceInfo, format_id
+from router.ports import Buffer, DataSource
+
+PARALLEL = 4
+SHARD = 4
+"""Leading characters of the id that name the subfolder: about 2.3 hours of arrivals each."""
+
+
+def _write(descriptor: int, buffers: Sequence[Buffer]) -> None:
+    for buffer in buffers:
+        view = memoryview(buffer)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+
+class FolderSender:
+    """Implements ``Sender``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._loop = asyncio.get_running_loop()
+        self._executor = ThreadPoolExecutor(PARALLEL, "folder")
+        self._busy = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.closed: asyncio.Future[Exception | None] = self._loop.create_future()
+
+    @classmethod
+    async def open(cls, destination: Destination) -> FolderSender:
+        """Raises DeliveryError when the folder cannot be had."""
+        folder = Path(destination.path)
+        sender = cls(folder)
+        try:
+            await sender._loop.run_in_executor(
+                sender._executor, lambda: folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            )
+        except OSError as error:
+            sender.abort()
+            raise DeliveryError(f"cannot use the folder: {error.strerror}", destination=destination.name) from error
+        return sender
+
+    @property
+    def alive(self) -> bool:
+        return not self.closed.done()
+
+    @property
+    def room(self) -> int:
+        return 2 * PARALLEL - self._busy if self.alive else 0
+
+    def proposed(self, info: InstanceInfo) -> bool:
+        return True
+
+    def accepts(self, info: InstanceInfo) -> bool:
+        return True
+
+    def accepts_pair(self, pair: Pair) -> bool:
+        return True
+
+    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[int]:
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._busy += 1
+        task = self._loop.create_task(self._store(info, source, future))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return future
+
+    async def _store(self, info: InstanceInfo, source: DataSource, future: asyncio.Future[int]) -> None:
+        name = format_id(info.id)
+        shard = self._folder / name[:SHARD]
+        temporary = shard / f".{name}.part"
+        run = self._loop.run_in_executor
+        descriptor = -1
+        try:
+            descriptor = await run(self._executor, self._create, shard, temporary)
+            await run(self._executor, _write, descriptor, [file_meta(info)])
+            buffers = source.buffers
+            if buffers is not None:
+                await run(self._executor, _write, descriptor, buffers)
+            else:
+                async for chunk in source.chunks():
+                    await run(self._executor, _write, descriptor, [chunk])
+            await run(self._executor, self._complete, descriptor, temporary, shard / f"{name}.dcm")
+            descriptor = -1
+        except (OSError, SpoolError) as error:
+            if not future.done():
+                problem = error if isinstance(error, SpoolError) else DeliveryError(f"cannot write: {error.strerror}")
+                future.set_exception(problem)
+        else:
+            if not future.done():
+                future.set_result(0x0000)
+        finally:
+            self._busy -= 1
+            if descriptor >= 0:
+                with suppress(OSError):
+                    os.close(descriptor)
+                    temporary.unlink()
+
+    @staticmethod
+    def _create(shard: Path, temporary: Path) -> int:
+        if not shard.is_dir():
+            shard.mkdir(mode=0o750, exist_ok=True)
+            _sync_folder(shard.parent)
+        return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+
+    @staticmethod
+    def _complete(descriptor: int, temporary: Path, final: Path) -> None:
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.rename(final)
+        _sync_folder(final.parent)
+
+    async def release(self) -> None:
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+        self.abort()
+
+    def abort(self) -> None:
+        self._executor.shutdown(wait=False)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,588 @@
+"""One lane per destination: its own window of deliveries, associations, rest and reason. Lanes share nothing but a memory budget.
+
+::
+
+    offer (just committed) ─┐
+                            ├─▶ window ─▶ associations ─▶ settle ─▶ ledger
+    lease (backlog) ────────┘      ▲            │
+                                   └─ again ────┘
+
+Invariants:
+
+1. Every delivery in the window is leased in the ledger by this process. It leaves the window settled, or given back.
+2. ``reserved + waiting + in flight`` never exceeds the window, however long the backlog is.
+3. A delivery is *delivered* only by a success or warning status that answers it.
+4. A failure of the destination is charged to no object, and a failure of one object does not stop the others.
+5. Timers are monotonic. Wall clock time is only written to the ledger.
+
+States: *up*; *resting* after the destination failed, until a timer; *probing* with one object; *paused* by an operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.delivery.association import LaneAssociation
+from router.delivery.backoff import rest_seconds
+from router.delivery.classify import Judgement, Meaning, judge_error, judge_status, retry_after
+from router.delivery.concurrency import Concurrency
+from router.delivery.memory import Budget
+from router.delivery.sender import OpenSender, Pair
+from router.errors import LedgerError, SpoolError
+from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Outcome, OutcomeKind, Priority
+from router.ports import LaneMetrics, Ledger, Log, SpoolReader
+
+LEASE_BATCH = 256
+PREFETCH = 32
+"""Small objects read ahead from the spool."""
+STRIKES = 3
+SUSPECT_WAIT = 30.0
+"""Seconds after which an object that may have killed an association is tried although others wait."""
+MISCONFIGURED_FIRST = 60.0
+PAIRS_REMEMBERED = 64
+NO_CONTEXT_AGREE = 3
+NO_CONTEXT_MEMORY = 60.0
+"""Seconds for which a pair that three associations refused is not asked for again."""
+
+
+class LedgerForLane(Ledger, Protocol):
+    async def next_ready_in(self, destination: str) -> float | None:
+        """Seconds until the earliest waiting delivery may be tried; None when none waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    state: str
+    """``up``, ``resting``, ``probing``, ``paused``."""
+    reason: str
+    since: float
+    """Epoch seconds."""
+    next_attempt_in: float | None
+    window: int
+    """Deliveries in memory."""
+    in_flight: int
+    associations: int
+    concurrency: int
+
+
+class Lane:
+    """See the module's text. Everything is called on the loop.
+
+    Args:
+        damaged: Told of an instance whose stored bytes do not read back.
+        random: 0 to 1; spreads the rests.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        *,
+        ledger: LedgerForLane,
+        spool: SpoolReader,
+        open_sender: OpenSender,
+        metrics: LaneMetrics,
+        log: Log,
+        limits: Limits,
+        budget: Budget,
+        random: Callable[[], float],
+        damaged: Callable[[InstanceInfo, Location, str], None],
+    ) -> None:
+        self.destination = destination
+        self.name = destination.name
+        self.spool = spool
+        self.open_sender = open_sender
+        self.metrics = metrics
+        self.log = log
+        self.loop = asyncio.get_running_loop()
+        self.concurrency = Concurrency(destination.max_associations)
+        self.state = "up"
+        self.reason = ""
+        self.since = time.time()
+        self._ledger = ledger
+        self._limits = limits
+        self._budget = budget
+        self._random = random
+        self._damaged = damaged
+        self._waiting: tuple[deque[Delivery], ...] = tuple(deque() for _ in Priority)
+        self._suspects: deque[tuple[float, Delivery]] = deque()
+        self._strikes: dict[int, int] = {}
+        self._reserved = 0
+        self._in_flight = 0
+        self._loading: set[int] = set()
+        self._associations: set[LaneAssociation] = set()
+        self._pairs: dict[Pair, None] = {}
+        self._no_context: dict[Pair, tuple[int, float]] = {}
+        self._backlog = True
+        self._leasing = False
+        self._failures = 0
+        self._rest_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._lease_timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        metrics.up(True)
+        metrics.paused(False)
+
+    # What the intake and the operators call ------------------------------------------------------------------
+
+    def reserve(self) -> bool:
+        """Whether a just received object may be born leased and come here after its commit. Counts a place if so."""
+        if self._closing or self._backlog or self.state == "paused" or self.window >= self._limits.window:
+            return False
+        self._reserved += 1
+        return True
+
+    def cancel_reservation(self) -> None:
+        self._reserved -= 1
+
+    def offer(self, delivery: Delivery) -> None:
+        """The committed object takes its reserved place."""
+        self._reserved -= 1
+        if delivery.chunks is not None and not self._budget.take(delivery.instance.size):
+            delivery.chunks = None
+        self._enqueue(delivery)
+        self.kick()
+
+    def backlog(self) -> None:
+        """There are ready rows in the ledger."""
+        self._backlog = True
+        self.kick()
+
+    def start(self) -> None:
+        self.kick()
+
+    def pause(self, reason: str) -> None:
+        """Nothing is sent until ``resume``; what is in flight finishes."""
+        self._set_state("paused", reason)
+        self.metrics.paused(True)
+        self._cancel_timer()
+        for association in list(self._associations):
+            association.retire()
+
+    def resume(self) -> None:
+        """Lift a pause and end a rest: the next attempt is made now."""
+        self.metrics.paused(False)
+        self._cancel_timer()
+        if self._failures:
+            self._probe()
+        else:
+            self._set_state("up", "")
+            self.concurrency.probe()
+        self._backlog = True
+        self.kick()
+
+    def status(self) -> LaneStatus:
+        resting = self.state == "resting"
+        return LaneStatus(
+            state=self.state,
+            reason=self.reason,
+            since=self.since,
+            next_attempt_in=max(0.0, self._rest_until - self.loop.time()) if resting else None,
+            window=self.window,
+            in_flight=self._in_flight,
+            associations=len(self._associations),
+            concurrency=self.concurrency.allowed,
+        )
+
+    async def close(self, grace: float) -> None:
+        """Finish what is in flight for ``grace`` seconds, end the associations, give the leases back."""
+        self._closing = True
+        self._cancel_timer()
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        deadline = self.loop.time() + grace
+        for association in list(self._associations):
+            association.retire()
+        while self._associations and self.loop.time() < deadline:
+            await asyncio.wait([association.over for association in self._associations], timeout=0.2)
+        for association in list(self._associations):
+            association.abort()
+        if self._associations:
+            await asyncio.wait([association.over for association in self._associations], timeout=2)
+        for task in list(self._tasks):
+            task.cancel()
+        left = [delivery for queue in self._waiting for delivery in queue]
+        left += [delivery for _, delivery in self._suspects]
+        if left:
+            try:
+                await self._ledger.release(left)
+            except LedgerError as error:
+                # The next start takes these leases over anyway.
+                self.log.warning("leases not given back", destination=self.name, reason=str(error))
+
+    @property
+    def window(self) -> int:
+        """Deliveries in memory, reserved ones too."""
+        return self._reserved + self.waiting + self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._waiting)) + len(self._suspects)
+
+    # Work ------------------------------------------------------------------------------------------------------
+
+    @property
+    def may_send(self) -> bool:
+        return not self._closing and self.state in ("up", "probing")
+
+    def kick(self) -> None:
+        """Look for something to do: lease, read ahead, send, associate."""
+        if self._closing:
+            return
+        self._lease_more()
+        if not self.may_send:
+            return
+        self._prefetch()
+        for association in list(self._associations):
+            association.pump()
+        # The new one only if those that are open do not take what is ready.
+        while (
+            self.may_send
+            and len(self._associations) < self.concurrency.allowed
+            and self.waiting > sum(association.soon for association in self._associations)
+        ):
+            association = LaneAssociation(self)
+            self._associations.add(association)
+            association.start()
+
+    def take(self, *, alone: bool) -> Delivery | None:
+        """The next object to send, or None. ``alone``: the association has nothing else in flight."""
+        if not self.may_send or (self.state == "probing" and self._in_flight):
+            return None
+        if self._suspects and alone:
+            since, delivery = self._suspects[0]
+            if self.loop.time() - since > SUSPECT_WAIT or not any(self._waiting):
+                self._suspects.popleft()
+                self._in_flight += 1
+                return delivery
+        for queue in self._waiting:
+            if queue:
+                if queue[0].id in self._loading:
+                    return None  # it is being read; whoever reads it kicks
+                self._in_flight += 1
+                return queue.popleft()
+        return None
+
+    def put_back(self, delivery: Delivery) -> None:
+        """Not sent, through no fault of its own: it is the next again."""
+        self._in_flight -= 1
+        self._waiting[delivery.priority].appendleft(delivery)
+
+    def pairs(self) -> list[Pair]:
+        """What an association should be negotiated for: what waits, then what was seen before; at most 128."""
+        found: dict[Pair, None] = {}
+        for queue in self._waiting:
+            for delivery in queue:
+                found[(delivery.instance.sop_class, delivery.instance.transfer_syntax)] = None
+                if len(found) >= 128:
+                    return list(found)
+        for _, delivery in self._suspects:
+            found[(delivery.instance.sop_class, delivery.instance.transfer_syntax)] = None
+        for pair in reversed(self._pairs):
+            if len(found) >= 128:
+                break
+            found[pair] = None
+        return list(found)[:128]
+
+    def _enqueue(self, delivery: Delivery) -> None:
+        info = delivery.instance
+        allowed = self.destination.transfer_syntaxes
+        if allowed is not None and info.transfer_syntax not in allowed:
+            self._in_flight += 1
+            self._give_up(delivery, Judgement(Meaning.NO_CONTEXT, "the destination does not take this transfer syntax"))
+            return
+        pair = (info.sop_class, info.transfer_syntax)
+        self._pairs.pop(pair, None)
+        self._pairs[pair] = None
+        if len(self._pairs) > PAIRS_REMEMBERED:
+            del self._pairs[next(iter(self._pairs))]
+        self._waiting[delivery.priority].append(delivery)
+
+    # The backlog -------------------------------------------------------------------------------------------
+
+    def _lease_more(self) -> None:
+        room = self._limits.window - self.window
+        if not self._backlog or self._leasing or (self.state != "up" and self.state != "probing"):
+            return
+        if room <= 0 or self.waiting > LEASE_BATCH // 2:
+            return
+        self._leasing = True
+        self._spawn(self._lease(min(room, LEASE_BATCH)))
+
+    async def _lease(self, limit: int) -> None:
+        try:
+            self._backlog = False
+            found = await self._ledger.lease(self.name, limit)
+            if self._closing:
+                await self._ledger.release(found)
+                return
+            for delivery in found:
+                self._enqueue(delivery)
+            if len(found) >= limit:
+                self._backlog = True
+            elif not self._backlog:
+                await self._look_again()
+        except LedgerError as error:
+            self._backlog = True
+            self.log.error("cannot lease deliveries", destination=self.name, reason=str(error))
+            return
+        finally:
+            self._leasing = False
+        self.kick()
+
+    async def _look_again(self) -> None:
+        """Objects that must wait for their time: come back then, or in a minute for those behind an older version."""
+        seconds = await self._ledger.next_ready_in(self.name)
+        if seconds is None or self._closing:
+            return
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        self._lease_timer = self.loop.call_later(min(max(seconds, 0.5), 60.0), self.backlog)
+
+    def _prefetch(self) -> None:
+        """Read small objects ahead, in order, so that associations find them in memory."""
+        budget = PREFETCH - len(self._loading)
+        for queue in self._waiting:
+            for delivery in queue:
+                if budget <= 0:
+                    return
+                budget -= 1
+                if (
+                    delivery.chunks is None
+                    and delivery.id not in self._loading
+                    and delivery.instance.size <= self._limits.object_memory
+                    and self._budget.take(delivery.instance.size)
+                ):
+                    self._loading.add(delivery.id)
+                    self._spawn(self._load(delivery))
+
+    async def _load(self, delivery: Delivery) -> None:
+        try:
+            delivery.chunks = await self.spool.load(delivery.instance, delivery.location)
+        except SpoolError as error:
+            self._budget.give_back(delivery.instance.size)
+            queue = self._waiting[delivery.priority]
+            if delivery in queue:
+                queue.remove(delivery)
+                self._in_flight += 1
+                self.failed(delivery, error)
+        finally:
+            self._loading.discard(delivery.id)
+        self.kick()
+
+    def forget_bytes(self, delivery: Delivery) -> None:
+        if delivery.chunks is not None:
+            delivery.chunks = None
+            self._budget.give_back(delivery.instance.size)
+
+    # Outcomes ----------------------------------------------------------------------------------------------
+
+    def answered(self, delivery: Delivery, status: int) -> None:
+        """A response to it came."""
+        self._conclude(delivery, judge_status(status, duplicate_is_done=self.destination.duplicate_is_done), status)
+
+    def failed(self, delivery: Delivery, error: BaseException) -> None:
+        """It was not answered."""
+        self._conclude(delivery, judge_error(error), None)
+
+    def unanswered(self, delivery: Delivery, error: BaseException, *, first: bool) -> None:
+        """The association died; ``first``: it is the one that the peer should have answered next."""
+        if not first:
+            self.put_back(delivery)
+            return
+        judgement = judge_error(error)
+        if judgement.meaning is not Meaning.UNKNOWN:
+            self._conclude(delivery, judgement, None)
+            return
+        strikes = self._strikes[delivery.id] = self._strikes.get(delivery.id, 0) + 1
+        if strikes >= STRIKES:
+            self._conclude(delivery, judgement, None)
+            return
+        self._in_flight -= 1
+        self._suspects.append((self.loop.time(), delivery))
+        self.metrics.outcome(OutcomeKind.RETRY)
+
+    def no_context(self, delivery: Delivery) -> bool:
+        """The association was asked for its pair and refused; True: another association is needed to be sure."""
+        pair = (delivery.instance.sop_class, delivery.instance.transfer_syntax)
+        if self._pair_is_refused(pair):
+            self._conclude(delivery, Judgement(Meaning.NO_CONTEXT, "no presentation context accepted"), None)
+            return False
+        self.put_back(delivery)
+        return True
+
+    def contexts_answered(self, refused: list[Pair], accepted: list[Pair]) -> None:
+        """What a new association said to each pair."""
+        now = self.loop.time()
+        for pair in accepted:
+            self._no_context.pop(pair, None)
+        for pair in refused:
+            count, at = self._no_context.get(pair, (0, now))
+            if count >= NO_CONTEXT_AGREE and now - at > NO_CONTEXT_MEMORY:
+                count = 0
+            self._no_context[pair] = (count + 1, now)
+
+    def _pair_is_refused(self, pair: Pair) -> bool:
+        return self._no_context.get(pair, (0, 0.0))[0] >= NO_CONTEXT_AGREE
+
+    def _conclude(self, delivery: Delivery, judgement: Judgement, status: int | None) -> None:
+        meaning = judgement.meaning
+        if meaning in (Meaning.DELIVERED, Meaning.WARNING):
+            kind = OutcomeKind.DELIVERED if meaning is Meaning.DELIVERED else OutcomeKind.WARNING
+            self._settle(delivery, kind, status, judgement.reason)
+            self.metrics.delivered(delivery.instance.size, max(0.0, time.time() - delivery.instance.received))
+            self._succeeded()
+        elif meaning in (Meaning.BUSY, Meaning.DOWN, Meaning.MISCONFIGURED):
+            self.put_back(delivery)
+            self.metrics.outcome(OutcomeKind.RETRY)
+            self.rest(judgement)
+        elif meaning is Meaning.DAMAGED:
+            self._damaged(delivery.instance, delivery.location, judgement.reason)
+            self._give_up(delivery, judgement, status)
+        elif meaning is Meaning.NO_CONTEXT:
+            self._give_up(delivery, judgement, status)
+        elif meaning is Meaning.LOCAL:
+            self._settle(delivery, OutcomeKind.RETRY, None, judgement.reason, not_before=time.time() + 60.0)
+        else:
+            self._charge(delivery, judgement, status)
+
+    def _charge(self, delivery: Delivery, judgement: Judgement, status: int | None) -> None:
+        now = time.time()
+        delay = retry_after(judgement.meaning, delivery, now)
+        if delay is None:
+            self._give_up(delivery, judgement, status)
+            return
+        self._strikes.pop(delivery.id, None)
+        self._settle(delivery, OutcomeKind.RETRY, status, judgement.reason, charge=True, not_before=now + delay)
+        self.log.info(
+            "delivery will be tried again",
+            destination=self.name,
+            reason=judgement.reason,
+            attempt=delivery.attempts + 1,
+            seconds=delay,
+        )
+        self._backlog = True  # so that a look at the ledger arms the timer for it
+
+    def _give_up(self, delivery: Delivery, judgement: Judgement, status: int | None = None) -> None:
+        self._settle(delivery, OutcomeKind.DEAD, status, judgement.reason, charge=True)
+        self.log.error("dead letter", destination=self.name, reason=judgement.reason, attempts=delivery.attempts + 1)
+
+    def _settle(
+        self,
+        delivery: Delivery,
+        kind: OutcomeKind,
+        status: int | None,
+        reason: str,
+        *,
+        charge: bool = False,
+        not_before: float = 0.0,
+    ) -> None:
+        self._in_flight -= 1
+        self.forget_bytes(delivery)
+        if self._strikes:
+            self._strikes.pop(delivery.id, None)
+        self.metrics.outcome(kind)
+        self._ledger.settle(
+            Outcome(
+                delivery_id=delivery.id,
+                fence=delivery.fence,
+                kind=kind,
+                status=status,
+                reason=reason,
+                charge=charge,
+                not_before=not_before,
+            )
+        )
+
+    # Rest and return ---------------------------------------------------------------------------------------
+
+    def _succeeded(self) -> None:
+        self.concurrency.succeeded()
+        if self._failures or self.state == "probing":
+            self._failures = 0
+            if self.state == "probing":
+                self._set_state("up", "")
+                self.metrics.up(True)
+                self.log.info("destination is back", destination=self.name)
+                self.kick()
+
+    def association_refused(self, association: LaneAssociation, error: BaseException) -> None:
+        """An association could not be opened."""
+        working = sum(other.working for other in self._associations if other is not association)
+        judgement = judge_error(error)
+        if judgement.meaning is Meaning.UNKNOWN:
+            judgement = Judgement(Meaning.DOWN, judgement.reason)
+        if working and self.state == "up":
+            self.concurrency.refused_another(working)
+            return
+        self.rest(judgement)
+
+    def association_died(self, judgement: Judgement) -> None:
+        """It ended before it had delivered anything."""
+        self.rest(Judgement(Meaning.DOWN, judgement.reason))
+
+    def rest(self, judgement: Judgement) -> None:
+        """The destination failed: nothing is sent until a timer, then one object probes."""
+        if self._closing or self.state in ("resting", "paused"):
+            return
+        self._failures += 1
+        misconfigured = judgement.meaning is Meaning.MISCONFIGURED
+        seconds = rest_seconds(
+            self._failures, self._random(), **({"first": MISCONFIGURED_FIRST} if misconfigured else {})
+        )
+        self.concurrency.failed()
+        self._rest_until = self.loop.time() + seconds
+        self._set_state("resting", judgement.reason)
+        self.metrics.up(False)
+        say = self.log.error if misconfigured else self.log.warning
+        say(
+            "destination rests",
+            destination=self.name,
+            reason=judgement.reason,
+            seconds=round(seconds, 1),
+            failures=self._failures,
+        )
+        self._cancel_timer()
+        self._timer = self.loop.call_later(seconds, self._on_timer)
+        for association in list(self._associations):
+            association.retire()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self.state == "resting":
+            self._probe()
+            self.kick()
+
+    def _probe(self) -> None:
+        self._set_state("probing", self.reason)
+        self.concurrency.probe()
+
+    def _set_state(self, state: str, reason: str) -> None:
+        if state != self.state:
+            self.since = time.time()
+        self.state = state
+        self.reason = reason
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def drop(self, association: LaneAssociation) -> None:
+        """It never opened."""
+        self._associations.discard(association)
+
+    def gone(self, association: LaneAssociation) -> None:
+        """An association is over, in every way."""
+        self._associations.discard(association)
+        self.kick()
+
+    def _spawn(self, work) -> None:  # type: ignore[no-untyped-def]
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,46 @@
+"""What a lane needs of whatever carries objects to a destination."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from router.model import InstanceInfo
+from router.ports import DataSource
+
+Pair = tuple[str, str]
+"""(SOP class UID, transfer syntax UID)"""
+
+
+class Sender(Protocol):
+    """One association, or what stands for one."""
+
+    closed: asyncio.Future[Exception | None]
+    """Done when it is over, with what ended it; never raises."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def room(self) -> int:
+        """Objects that can be given to it right now."""
+
+    def proposed(self, info: InstanceInfo) -> bool:
+        """It was asked for when this was opened."""
+
+    def accepts(self, info: InstanceInfo) -> bool: ...
+
+    def accepts_pair(self, pair: Pair) -> bool: ...
+
+    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[int]:
+        """Send it; the future gives a C-STORE status, or raises what ``classify.judge_error`` knows."""
+
+    async def release(self) -> None:
+        """End politely, in bounded time."""
+
+    def abort(self) -> None: ...
+
+
+OpenSender = Callable[[Sequence[Pair]], Awaitable[Sender]]
+"""Opens a sender for what waits; raises what ``classify.judge_error`` knows."""
