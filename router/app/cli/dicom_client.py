@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from router.services.storage_scu import StorageScu, propose
 from router.ul.association import AssociationSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 # PS3.8 Table 9-21: (source, reason) of an A-ASSOCIATE-RJ.
 REJECTIONS = {
@@ -115,6 +117,15 @@ def log_for(*, quiet: bool, verbose: bool, debug: bool) -> ConsoleLog:
     return ConsoleLog(DEBUG if debug else VERBOSE if verbose else QUIET if quiet else NORMAL)
 
 
+def run_loop(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run on uvloop where it exists, as the router does."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
 async def open_association(
     peer: Address, options: CallOptions, pairs: Iterable[tuple[str, str]], log: ConsoleLog
 ) -> StorageScu:
@@ -150,7 +161,5 @@ def as_failure(peer: Address, calling: str, error: Exception) -> Failure:
         text = f"{peer} rejected {calling} {kind}: {why} ({numbers})"
         return Failure(text, exits.FAILED if error.permanent else exits.TRY_LATER)
     if isinstance(error, DeliveryError) and error.temporary:
-        cause = error.__cause__
-        refused = isinstance(cause, ConnectionRefusedError)
-        return Failure(f"{peer}: {'nothing listens there' if refused else error}", exits.UNREACHABLE)
+        return Failure(f"{peer}: {error}", exits.UNREACHABLE)
     return Failure(f"{peer}: {error}")

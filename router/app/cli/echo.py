@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import click
@@ -17,6 +16,7 @@ from router.app.cli.dicom_client import (
     check_calling,
     log_for,
     open_association,
+    run_loop,
     with_title,
 )
 from router.app.cli.exits import Failure
@@ -82,7 +82,7 @@ def echo(
         response_timeout=response_timeout,
         max_pdu=max_pdu,
     )
-    seconds = asyncio.run(echo_once(found, options, log_for(quiet=quiet, verbose=verbose, debug=debug)))
+    seconds = run_loop(echo_once(found, options, log_for(quiet=quiet, verbose=verbose, debug=debug)))
     if as_json:
         print_json({"peer": str(found), "status": 0, "seconds": round(seconds, 6)})
     elif not quiet:

@@ -23,6 +23,7 @@ from router.app.cli.dicom_client import (
     check_calling,
     log_for,
     open_association,
+    run_loop,
     with_title,
 )
 from router.app.cli.exits import Failure
@@ -291,7 +292,7 @@ def _send(
     started = time.monotonic()
     bar = progressbar(length=len(files), label=f"to {peer}", show_pos=True, file=sys.stderr, hidden=not show)
     with bar:
-        asyncio.run(Sending(peer, options, log, report, partial(bar.update, 1)).run(files))
+        run_loop(Sending(peer, options, log, report, partial(bar.update, 1)).run(files))
     report.seconds = time.monotonic() - started
 
 
