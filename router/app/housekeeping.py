@@ -1,4 +1,4 @@
-"""What must happen now and then: retention, compaction, lease renewal's neighbours, and the gauges that people watch.
+"""What must happen now and then: retention, compaction, and the gauges that people watch.
 
 Everything here may fail once and succeed the next time; it never stands between a sender and its answer.
 """
@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 
 from router.delivery.lane import Lane
+from router.errors import SpoolError
 from router.ledger import SqliteLedger
 from router.model import SpoolSettings
 from router.observe.metrics import RouterMetrics
@@ -49,7 +50,7 @@ class Housekeeping:
         loop = asyncio.get_running_loop()
         expire_at = compact_at = loop.time()
         while True:
-            self.gauges()
+            await self.gauges()
             now = loop.time()
             if now >= expire_at:
                 await self.expire()
@@ -59,16 +60,15 @@ class Housekeeping:
                 compact_at = loop.time() + COMPACT_EVERY
             await asyncio.sleep(GAUGES_EVERY)
 
-    def gauges(self) -> None:
+    async def gauges(self) -> None:
         now = time.time()
-        depths = self.ledger.depths()
+        oldest = await self.ledger.oldest()
         for name, lane in self.lanes.items():
-            depth = depths.get(name)
-            count, size, oldest = depth if depth is not None else (0, 0, None)
-            age = max(0.0, now - oldest) if oldest is not None and count else 0.0
+            count, size = self.ledger.counts.open.get(name, (0, 0))
+            age = max(0.0, now - oldest[name]) if count and name in oldest else 0.0
             self.metrics.set_queue(name, count, size, age)
             self._tell_age(name, lane, count, age)
-        self.metrics.set_held(self.ledger.held_count, self.ledger.dead_count)
+        self.metrics.set_held(self.ledger.counts.held, self.ledger.counts.dead)
         usage = self.spool.usage()
         self.metrics.set_spool(usage.bytes, usage.free_bytes)
 
@@ -96,8 +96,11 @@ class Housekeeping:
     async def compact(self) -> None:
         """Move what little still lives out of mostly dead segments, so that they can be used again."""
         for segment in self.spool.compaction_candidates():
-            rows = await self.ledger.instances_in(segment)
-            moved = await self.spool.compact(segment, rows)
-            if moved:
-                await self.ledger.relocate([(number, new) for number, _, new in moved])
-                self.spool.settled([old for _, old, _ in moved])
+            for info, decision, old in await self.ledger.instances_in(segment):
+                try:
+                    new = await self.spool.move(info, decision, old)
+                except SpoolError as error:
+                    self.log.warning("record not moved", segment=segment, reason=str(error))
+                    break
+                moved = await self.ledger.relocate(info.id, old, new)
+                self.spool.settled([old if moved else new])

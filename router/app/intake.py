@@ -19,6 +19,7 @@ from threading import Lock
 
 import xxhash
 
+from router.app.held import facts_of
 from router.app.ids import IdSource
 from router.delivery.lane import Lane
 from router.dicom.attributes import Attributes
@@ -27,7 +28,7 @@ from router.errors import DatasetError, LedgerError, SpoolError, SpoolFull
 from router.ledger import Receipt, ReceiptResult, SqliteLedger
 from router.model import Decision, InstanceInfo, Limits, Location, Origin, Status, Verdict
 from router.ports import Log
-from router.routing import RuleFacts, RuleSet
+from router.routing import RuleSet
 from router.spool import Spool, SpoolStream
 
 # Fragments smaller than this are joined until they reach JOIN: a network that delivers 1,448 bytes a read would
@@ -184,18 +185,7 @@ class StoreIntake:
     # Deciding ----------------------------------------------------------------------------------------------
 
     def decide(self, rules: RuleSet, info: InstanceInfo, attributes: Attributes) -> Decision:
-        origin = info.origin
-        facts = RuleFacts(
-            calling_ae=origin.calling_ae,
-            called_ae=origin.called_ae,
-            peer_address=origin.address,
-            listener=origin.listener,
-            sop_class=info.sop_class,
-            transfer_syntax=info.transfer_syntax,
-            size=info.size,
-            now=info.received,
-        )
-        return rules.decide(attributes, facts)
+        return rules.decide(attributes, facts_of(info, info.received))
 
     def reserve(self, decision: Decision) -> frozenset[str]:
         """The destinations whose lane takes this object straight into its window."""

@@ -7,6 +7,7 @@ Anything wrong keeps the old rules, says where (``file:line:column``) and sets
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class RulesInForce:
         changed: Callable[[RuleSet], None],
     ) -> None:
         self.current = current
+        self.loaded = time.time()
+        """When the rules in force were loaded, epoch seconds."""
         self.problems: list[str] = []
         """Of the last attempt; empty when it succeeded."""
         self._load = load
@@ -62,6 +65,7 @@ class RulesInForce:
                     self._log.error("rules refused, the old ones stay in force", problem=problem)
                 return self.problems
             self.problems = []
+            self.loaded = time.time()
             before, self.current = self.current, fresh
             self._reloaded(True)
             for warning in fresh.warnings:

@@ -73,6 +73,10 @@ class Queries:
         )
         return [_shown(row) for row in rows]
 
+    def dead_by_destination(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._connection.execute("select dest, count(*) from delivery where state='dead' group by dest"))
+
     def held(self, limit: int) -> list[dict[str, Any]]:
         rows = self._rows(
             "select i.id as instance, i.sop as sop_instance, i.study, i.modality, i.calling, i.size, i.received, "

@@ -429,16 +429,27 @@ class Store:
         )
 
     def select(self, selector: dict[str, Any]) -> list[tuple[int, int]]:
-        """(instance, size) of a selector: one of ``id``, ``uid`` (SOP instance, series or study), ``accession``."""
-        execute = self.connection.execute
+        """(instance, size) of a selector: ``id``, or ``uid``: a SOP instance, series or study UID or an accession number."""
         if "id" in selector:
-            return list(execute("select id, size from instance where id=?", (selector["id"],)))
-        if "accession" in selector:
-            return list(execute("select id, size from instance where accession=?", (selector["accession"],)))
-        uid = selector["uid"]
+            return list(self.connection.execute("select id, size from instance where id=?", (selector["id"],)))
         return list(
-            execute("select id, size from instance where sop=? or study=? or series=? order by id", (uid, uid, uid))
+            self.connection.execute(
+                "select id, size from instance where sop=?1 or study=?1 or series=?1 or (accession=?1 and accession<>'') "
+                "order by id",
+                (selector["uid"],),
+            )
         )
+
+    def find(self, selector: dict[str, Any]) -> tuple[InstanceInfo, Location] | None:
+        """The newest instance of a selector."""
+        chosen = self.select(selector)
+        if not chosen:
+            return None
+        row = self.connection.execute(
+            f"select {INSTANCE_COLUMNS} from instance i where i.id=?",  # noqa: S608
+            (chosen[-1][0],),
+        ).fetchone()
+        return instance_of(row)
 
     def resend(self, selector: dict[str, Any], destination: str | None, now: float) -> dict[str, int]:
         """Deliver again what was delivered or given up; to ``destination`` also if it was never owed there."""

@@ -220,6 +220,12 @@ class SqliteLedger:
     async def held_instances(self, after: int, limit: int) -> list[tuple[InstanceInfo, Location]]:
         return await self._call(lambda store, now: store.held_instances(after, limit))
 
+    async def find(self, selector: dict[str, Any]) -> tuple[InstanceInfo, Location] | None:
+        return await self._call(lambda store, now: store.find(selector))
+
+    async def dead_by_destination(self) -> dict[str, int]:
+        return await asyncio.to_thread(self._queries.dead_by_destination)
+
     async def set_paused(self, destination: str, reason: str | None) -> None:
         await self._call(lambda store, now: store.set_setting(f"paused:{destination}", reason))
 

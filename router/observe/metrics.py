@@ -202,6 +202,10 @@ class RouterMetrics:
             if rule in counts:
                 counts[rule] += 1
 
+    def rule_matches(self) -> dict[str, int]:
+        """How often each rule in force has matched."""
+        return dict(self._rules)
+
     def commit(self, seconds: float, instances: int) -> None:
         """One group was made durable: how long it took, how many instances shared it."""
         self.commit_seconds.observe(seconds)

@@ -1,0 +1,112 @@
+"""Instances that no rule took: decided again when the rules change, or when a person releases them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from router.dicom.inspect import DatasetInspector
+from router.errors import DatasetError, RouterError, SpoolCorrupt
+from router.model import Decision, Delivery, InstanceInfo, Location, Verdict
+from router.routing import Explanation, RuleFacts, RuleSet
+
+if TYPE_CHECKING:
+    from router.app.router import Router
+
+BATCH = 200
+
+
+def facts_of(info: InstanceInfo, now: float) -> RuleFacts:
+    """What the rules see of an instance beside its attributes."""
+    origin = info.origin
+    return RuleFacts(
+        calling_ae=origin.calling_ae,
+        called_ae=origin.called_ae,
+        peer_address=origin.address,
+        listener=origin.listener,
+        sop_class=info.sop_class,
+        transfer_syntax=info.transfer_syntax,
+        size=info.size,
+        now=now,
+    )
+
+
+class HeldInstances:
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def decide_again(self, why: str) -> None:
+        """In the background: every held instance by the rules in force."""
+        task: asyncio.Task[object] = self._router.loop.create_task(self.release(None, None, why))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._router.log.error("held instances could not be decided again", exc_info=task.exception())
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def release(
+        self, wanted: Callable[[InstanceInfo], bool] | None, destinations: Sequence[str] | None, why: str
+    ) -> tuple[int, int]:
+        """Decide held instances by the rules in force, or send them to ``destinations``; gives (released, still held).
+
+        Args:
+            wanted: Which of the held ones; None: all.
+        """
+        router = self._router
+        rules = router.rules()
+        released = still = 0
+        after = 0
+        async with self._lock:
+            while batch := await router.ledger.held_instances(after, BATCH):
+                after = batch[-1][0].id
+                decisions: list[tuple[int, Decision]] = []
+                for info, location in batch:
+                    if wanted is not None and not wanted(info):
+                        continue
+                    decision = await self._decide(rules, info, location, destinations)
+                    if decision is None or decision.verdict in (Verdict.HOLD, Verdict.REJECT):
+                        still += 1
+                        continue
+                    decisions.append((info.id, decision))
+                woken = await router.ledger.route_held(decisions, why)
+                released += len(decisions)
+                for name in woken:
+                    if name in router.lanes:
+                        router.lanes[name].backlog()
+        if released:
+            router.log.info("held instances released", released=released, still_held=still, why=why)
+        return released, still
+
+    async def _decide(
+        self, rules: RuleSet, info: InstanceInfo, location: Location, destinations: Sequence[str] | None
+    ) -> Decision | None:
+        if destinations is not None:
+            return Decision(verdict=Verdict.ROUTE, destinations=tuple(destinations), version=rules.version)
+        try:
+            explanation = await self.explain(rules, info, location)
+        except RouterError as error:
+            self._router.log.error("held instance cannot be read", reason=str(error))
+            return None
+        return explanation.decision
+
+    async def explain(self, rules: RuleSet, info: InstanceInfo, location: Location) -> Explanation:
+        """Why the rules decide what for a stored instance. Raises SpoolCorrupt, SpoolError."""
+        inspector = DatasetInspector(info.transfer_syntax, rules.wanted, self._router.config.limits)
+        source = self._router.spool.source(Delivery(id=0, destination="", instance=info, location=location))
+        async for chunk in source.chunks():
+            inspector.feed(chunk)
+        try:
+            attributes = inspector.finish()
+        except DatasetError as error:
+            raise SpoolCorrupt(f"stored data set cannot be read: {error.comment}") from error
+        return rules.explain(attributes, facts_of(info, time.time()))

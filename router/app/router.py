@@ -1,0 +1,284 @@
+"""One router, put together: the only place that knows everybody. Start it, let it run, close it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from router.app.config import Config
+from router.app.control import RouterControl
+from router.app.held import HeldInstances
+from router.app.housekeeping import Housekeeping
+from router.app.ids import IdSource
+from router.app.intake import StoreIntake
+from router.app.recovery import reconcile
+from router.app.rules_in_force import RulesInForce
+from router.delivery.dicom_sender import DicomSender
+from router.delivery.folder_sender import FolderSender
+from router.delivery.lane import Lane
+from router.delivery.memory import Budget
+from router.delivery.sender import Pair, Sender
+from router.errors import LedgerError, RouterError, SpoolError
+from router.ledger import SqliteLedger
+from router.model import Decision, Destination, InstanceInfo, Location, format_id
+from router.net.admission import Gate
+from router.net.listener import ListeningServer
+from router.observe.logs import get_logger
+from router.observe.loop_lag import watch_lag
+from router.observe.metrics import RouterMetrics
+from router.ports import Log
+from router.routing import RuleSet
+from router.routing import load as load_rules
+from router.services.acceptor import serving
+from router.spool import Spool
+from router.web.admin import create_app
+from router.web.server import AdminServer
+
+
+class House:
+    """Implements ``ports.Admission``: what the disk and the shutdown say of new associations."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool = spool
+        self.failed = False
+
+    def refusal(self) -> tuple[int, int, int, str] | None:
+        if self.failed:
+            return 2, 3, 1, "storage_failed"
+        if self.spool.below_associations_floor():
+            return 2, 3, 1, "disk_full"
+        return None
+
+
+def sender_for(destination: Destination, log: Log) -> Callable[[Sequence[Pair]], Awaitable[Sender]]:
+    """How a lane reaches its destination."""
+    if destination.kind == "file":
+        return lambda pairs: FolderSender.open(destination)
+    return lambda pairs: DicomSender.open(destination, pairs, log)
+
+
+class Router:
+    """Made by ``start``. ``failed`` is set when the disk or the ledger failed: then close and leave."""
+
+    def __init__(self, config: Config, log: Log) -> None:
+        self.config = config
+        self.log = log
+        self.loop = asyncio.get_running_loop()
+        self.started = time.time()
+        self.failed = asyncio.Event()
+        self.failure = ""
+        self.draining = False
+        self.listeners: list[ListeningServer] = []
+        self.lanes: dict[str, Lane] = {}
+        self.rules: RulesInForce
+        self.spool: Spool
+        self.ledger: SqliteLedger
+        self.intake: StoreIntake
+        self.metrics: RouterMetrics
+        self.gate: Gate
+        self.house: House
+        self.admin: AdminServer | None = None
+        self.held: HeldInstances
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    @classmethod
+    async def start(cls, config: Config) -> Router:
+        """Everything up and listening when this returns.
+
+        Raises:
+            ConfigError: The rules are wrong.
+            RouterError: Spool, ledger or a port cannot be had; the message says what to do.
+        """
+        router = cls(config, get_logger())
+        try:
+            await router._start()
+        except BaseException:
+            await router.close(grace=0)
+            raise
+        return router
+
+    async def _start(self) -> None:
+        config, log = self.config, self.log
+        names = [destination.name for destination in config.destinations]
+
+        def load() -> RuleSet:
+            return load_rules(config.rules_folder, names, on_no_match=config.on_no_match)
+
+        rules = load()
+        for warning in (*config.warnings, *rules.warnings):
+            log.warning("configuration", warning=warning)
+        self.metrics = RouterMetrics(
+            destinations=names,
+            listeners=[listener.name for listener in config.listeners],
+            peers=[peer.name for peer in config.peers],
+            rules=[rule.name for rule in rules.rules],
+        )
+        self.metrics.reloaded(True)
+        self._open_storage()
+        self.rules = RulesInForce(
+            rules, load=load, log=log, reloaded=self.metrics.reloaded, changed=self._rules_changed
+        )
+        budget = Budget(config.limits.window_memory)
+        for destination in config.destinations:
+            self.lanes[destination.name] = Lane(
+                destination,
+                ledger=self.ledger,
+                spool=self.spool,
+                open_sender=sender_for(destination, log),
+                metrics=self.metrics.lane(destination.name),
+                log=log,
+                limits=config.limits,
+                budget=budget,
+                random=random.random,
+                damaged=self._damaged,
+            )
+        self.intake = StoreIntake(
+            loop=self.loop,
+            spool=self.spool,
+            ledger=self.ledger,
+            lanes=self.lanes,
+            rules=self.rules,
+            ids=IdSource(worker=0, last=self.ledger.last_id(), clock=time.time),
+            limits=config.limits,
+            log=log,
+            decided=self.metrics.decided,
+            discarded=self._discarded,
+            commit_observed=self.metrics.commit,
+            changed_duplicate=config.on_changed_duplicate,
+        )
+        self.ledger.start(self.loop, failed=self._ledger_failed)
+        self.spool.start(
+            self.loop, written=self.intake.written, synced=self.intake.synced, failed=self._spool_failed
+        )
+        self.held = HeldInstances(self)
+        for name, reason in self.ledger.paused().items():
+            if name in self.lanes:
+                self.lanes[name].pause(reason)
+        self._warn_of_strangers()
+        self.house = House(self.spool)
+        self.gate = Gate(config.limits, config.peers, self.house)
+        housekeeping = Housekeeping(
+            spool=self.spool, ledger=self.ledger, lanes=self.lanes, metrics=self.metrics, settings=config.spool, log=log
+        )
+        await housekeeping.gauges()
+        control = RouterControl(self)
+        self.admin = AdminServer(create_app(control, self.metrics), host=config.admin_host, port=config.admin_port)
+        await self.admin.start()
+        for listener in config.listeners:
+            server = ListeningServer(
+                listener,
+                config.limits,
+                self.gate,
+                serving(self.intake, log=log),
+                metrics=self.metrics.listener(listener.name),
+                log=log,
+            )
+            self.listeners.append(server)
+            await server.start()
+            log.info("listening", listener=f"{listener.host}:{server.port}", ae_titles=list(listener.ae_titles))
+        for lane in self.lanes.values():
+            lane.start()
+        self._tasks = [
+            self.loop.create_task(housekeeping.run(), name="housekeeping"),
+            self.loop.create_task(self.rules.watch(config.rules_folder), name="rules"),
+            self.loop.create_task(watch_lag(self.metrics.loop_lag), name="loop lag"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
+        log.info("ready", admin=f"{config.admin_host}:{self.admin.port}", rules=rules.version)
+
+    def _open_storage(self) -> None:
+        """Blocking: nothing is served yet."""
+        folder = self.config.data_dir
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise RouterError(
+                f"cannot use the data directory {folder}: {error.strerror}; it must be writable for this user (node.data_dir)"
+            ) from error
+        self.spool = Spool.open(folder / "spool", self.config.spool, log=self.log)
+        try:
+            self.ledger = SqliteLedger.open(folder / "ledger.db", node=self.config.node, log=self.log)
+        except RouterError:
+            self.spool.close_files()
+            raise
+        reconcile(self.spool, self.ledger, self.log)
+
+    def _warn_of_strangers(self) -> None:
+        """Deliveries to destinations that the configuration no longer has wait for ever: somebody should know."""
+        for name, (count, _) in self.ledger.counts.open.items():
+            if count and name not in self.lanes:
+                self.log.error("deliveries wait for a destination that is not configured", destination=name, waiting=count)
+
+    # What parts report -------------------------------------------------------------------------------------
+
+    def _discarded(self, info: InstanceInfo, decision: Decision) -> None:
+        self.log.info("instance discarded by a rule", rules=list(decision.rules), size=info.size, peer=info.origin.peer)
+
+    def _damaged(self, info: InstanceInfo, location: Location, reason: str) -> None:
+        self.log.error("stored record damaged", instance=format_id(info.id), reason=reason)
+        self.loop.run_in_executor(None, partial(self._set_aside, location))
+
+    def _set_aside(self, location: Location) -> None:
+        try:
+            path = self.spool.quarantine(location)
+        except OSError as error:
+            self.log.error("damaged record could not be set aside", reason=error.strerror)
+            return
+        if path is not None:
+            self.log.error("damaged record set aside", file=path.name)
+
+    def _spool_failed(self, entries: Sequence[object], problem: SpoolError) -> None:
+        """In the spool's thread."""
+        self.intake.failed(entries, problem)  # type: ignore[arg-type]
+        if self.spool.failed:
+            self.loop.call_soon_threadsafe(self._storage_failed, str(problem))
+
+    def _ledger_failed(self, problem: LedgerError) -> None:
+        """In the ledger's thread."""
+        self.loop.call_soon_threadsafe(self._storage_failed, str(problem))
+
+    def _storage_failed(self, reason: str) -> None:
+        self.failure = reason
+        if hasattr(self, "house"):
+            self.house.failed = True
+        self.failed.set()
+
+    def _rules_changed(self, rules: RuleSet) -> None:
+        self.metrics.set_rules([rule.name for rule in rules.rules])
+        self.held.decide_again("rules changed")
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.log.error("a background task failed", task=task.get_name(), exc_info=task.exception())
+
+    # Ending ------------------------------------------------------------------------------------------------
+
+    async def close(self, grace: float) -> None:
+        """Drain: no new associations, open ones finish within ``grace`` seconds, leases go back, everything is committed."""
+        if self._closed:
+            return
+        self._closed = True
+        self.draining = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2)
+        await asyncio.gather(*(server.close(grace) for server in self.listeners))
+        if hasattr(self, "intake"):
+            deadline = self.loop.time() + max(grace, 1.0)
+            while self.intake.open_receptions and self.loop.time() < deadline and not self.failed.is_set():
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*(lane.close(grace) for lane in self.lanes.values()))
+        if hasattr(self, "held"):
+            await self.held.close()
+        if self.admin is not None:
+            await self.admin.close()
+        if hasattr(self, "spool"):
+            await self.spool.close()
+        if hasattr(self, "ledger"):
+            await self.ledger.close()
