@@ -9,13 +9,22 @@ INTERVAL = 0.25
 """Seconds between measurements."""
 
 
-async def watch_lag(observe: Callable[[float], None], interval: float = INTERVAL) -> None:
-    """Call ``observe`` with the seconds by which a sleep was late, every ``interval`` seconds, until cancelled.
+class LoopLag:
+    """Measures the loop it runs on.
 
-    Cancelling it is safe at any point.
+    Args:
+        observe: Called with the seconds by which a sleep was late.
+        interval: Seconds between measurements.
     """
-    clock = asyncio.get_running_loop().time
-    while True:
-        due = clock() + interval
-        await asyncio.sleep(interval)
-        observe(max(0.0, clock() - due))
+
+    def __init__(self, observe: Callable[[float], None], interval: float = INTERVAL) -> None:
+        self._observe = observe
+        self._interval = interval
+
+    async def run(self) -> None:
+        """Until cancelled, which is safe at any point."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            due = clock() + self._interval
+            await asyncio.sleep(self._interval)
+            self._observe(max(0.0, clock() - due))
