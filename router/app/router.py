@@ -27,7 +27,7 @@ from router.model import Decision, Destination, InstanceInfo, Location, format_i
 from router.net.admission import Gate
 from router.net.listener import ListeningServer
 from router.observe.logs import get_logger
-from router.observe.loop_lag import watch_lag
+from router.observe.loop_lag import LoopLag
 from router.observe.metrics import RouterMetrics
 from router.ports import Log
 from router.routing import RuleSet
@@ -185,7 +185,7 @@ class Router:
         self._tasks = [
             self.loop.create_task(housekeeping.run(), name="housekeeping"),
             self.loop.create_task(self.rules.watch(config.rules_folder), name="rules"),
-            self.loop.create_task(watch_lag(self.metrics.loop_lag), name="loop lag"),
+            self.loop.create_task(LoopLag(self.metrics.loop_lag).run(), name="loop lag"),
         ]
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
