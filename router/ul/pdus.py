@@ -14,6 +14,8 @@ from enum import IntEnum
 from router.errors import AbortReason, PeerProtocolError
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+DEFAULT_TRANSFER_SYNTAX = "1.2.840.10008.1.2"
+"""Implicit VR Little Endian (PS3.5 §10.1)."""
 DEFAULT_MAX_LENGTH = 16384
 """Assumed of a peer that does not say (no user information, or no maximum length sub-item)."""
 
@@ -357,8 +359,9 @@ def encode_accept(accept: AssociateAccept) -> bytes:
     body += _item(0x10, accept.application_context.encode("ascii"))
     for context in accept.contexts:
         content = bytes((context.id, 0, context.result, 0))
-        # A transfer syntax item is always there, though only acceptance gives it a meaning (PS3.8 Table 9-18).
-        content += _item(0x40, context.transfer_syntax.encode("latin-1"))
+        # The transfer syntax item is always there, though only acceptance gives it a meaning (PS3.8 Table 9-18);
+        # requestors have failed over empty ones.
+        content += _item(0x40, (context.transfer_syntax or DEFAULT_TRANSFER_SYNTAX).encode("latin-1"))
         body += _item(0x21, content)
     return _pdu(PduType.ASSOCIATE_AC, body + _encode_user(accept.user))
 
