@@ -94,22 +94,23 @@ async def test_a_sender_with_nagle_on_does_not_wait_for_delayed_acknowledgements
 
 
 async def test_a_receiver_with_nagle_on_does_not_wait_either(tmp_path: Path) -> None:
-    count = 30
-    data = [encode(synthetic(size=9000, sop_instance=f"1.2.3.{n}")) for n in range(count)]
+    count = 20
+    data = encode(synthetic(size=9000, sop_instance="1.2.3"))
     loop = asyncio.get_running_loop()
     folder = tmp_path / "in"
     folder.mkdir()
     port = free_port()
-    arguments = [require("storescp"), "-od", str(folder), str(port)]
-    with running(arguments, tmp_path / "storescp.log"):
+    times = []
+    with running([require("storescp"), "-od", str(folder), str(port)], tmp_path / "storescp.log"):
         wait_for(lambda: accepts(port), 10, "storescp listening")
-        async with scu_to(port) as scu:
-            began = loop.time()
-            for number, data_set in enumerate(data):
-                info = instance(f"1.2.3.{number}")
-                assert (await scu.store(info, Memory(data_set))).status == 0
-            assert loop.time() - began < count * 0.060
-            await scu.release()
+        for _ in range(3):
+            async with scu_to(port) as scu:
+                began = loop.time()
+                for _ in range(count):
+                    assert (await scu.store(instance("1.2.3"), Memory(data))).status == 0
+                times.append(loop.time() - began)
+                await scu.release()
+    assert min(times) < count * 0.030
 
 
 async def test_storescp_gets_what_we_have(tmp_path: Path) -> None:
