@@ -54,7 +54,10 @@ def associate_pdu(*contexts: ProposedContext, user: bytes | None = None, extra: 
 async def results(peer: RawPeer, *contexts: ProposedContext, **more: Any) -> dict[int, tuple[int, str]]:
     peer.send(associate_pdu(*contexts, **more))
     accept = decode_accept((await peer.pdu())[6:])
-    return {context.id: (context.result, context.transfer_syntax) for context in accept.contexts}
+    # The transfer syntax of a context that was not accepted means nothing (PS3.8 Table 9-18).
+    return {
+        context.id: (context.result, "" if context.result else context.transfer_syntax) for context in accept.contexts
+    }
 
 
 def context(number: int, abstract: str, *syntaxes: str) -> ProposedContext:
