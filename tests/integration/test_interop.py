@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.objects import Sample, pydicom_samples, read_sample, received, save, sha256, synthetic
+from router.errors import DatasetError
+from tests.dicom import samples as packaged
+from tests.support.objects import Sample, read_sample, received, save, sha256, synthetic
 from tests.support.peers import NODELAY, orthanc, require, storescp, wait_for
 from tests.support.router_process import RouterProcess
 from tests.support.scu import RawSender
@@ -32,10 +34,10 @@ def has_all(folder: Path, expected: dict[str, str]) -> bool:
 def sendable_samples() -> list[Sample]:
     """The packages' samples that are whole instances, one per SOP Instance UID."""
     chosen: dict[str, Sample] = {}
-    for path in pydicom_samples():
+    for path in packaged.paths().values():
         try:
             sample = read_sample(path)
-        except (ValueError, KeyError):
+        except DatasetError:
             continue  # not a Part 10 file that names its instance
         if sample.sop_instance and sample.sop_class and sample.sop_class != "1.2.840.10008.1.3.10":
             chosen.setdefault(sample.sop_instance, sample)

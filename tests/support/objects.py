@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-from pydicom.data import get_testdata_files
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -84,9 +81,8 @@ class Sample:
 
 def read_sample(path: Path) -> Sample:
     with path.open("rb") as file:
-        meta, offset = read_part10(file)
-        file.seek(offset)
-        return Sample(path, meta["sop_class"], meta["sop_instance"], meta["transfer_syntax"], file.read())
+        meta = read_part10(file)
+        return Sample(path, meta.sop_class, meta.sop_instance, meta.transfer_syntax, file.read())
 
 
 def data_set_bytes(path: Path) -> bytes:
@@ -106,21 +102,3 @@ def received(folder: Path) -> dict[str, list[str]]:
             sample = read_sample(path)
             found.setdefault(sample.sop_instance, []).append(sha256(sample.data))
     return found
-
-
-def pydicom_samples() -> list[Path]:
-    """Every file with a Part 10 preamble that pydicom and pydicom-data ship."""
-    paths = []
-    for name in get_testdata_files("*.dcm"):
-        path = Path(name)
-        with path.open("rb") as file:
-            if file.read(132)[128:] == b"DICM":
-                paths.append(path)
-    return sorted(paths)
-
-
-def parsed(data: bytes, transfer_syntax: str) -> Dataset:
-    uid = UID(transfer_syntax)
-    return pydicom.dcmread(io.BytesIO(data), force=True) if not uid.is_transfer_syntax else pydicom.filereader.read_dataset(
-        io.BytesIO(data), uid.is_implicit_VR, uid.is_little_endian
-    )
