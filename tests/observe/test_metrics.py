@@ -167,6 +167,7 @@ def test_rules_follow_a_reload() -> None:
         "dicom_router_rule_matches_total{rule=all}": 2,
         "dicom_router_rule_matches_total{rule=fresh}": 0,
     }
+    assert metrics.rule_matches() == {"all": 2, "fresh": 0}
 
 
 def test_traffic_adds_no_series() -> None:
