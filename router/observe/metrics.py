@@ -215,10 +215,6 @@ class RouterMetrics:
         """The event loop came back this late."""
         self.lag_seconds.observe(seconds)
 
-    def rule_matches(self) -> dict[str, int]:
-        """Rule to how often it matched since the start."""
-        return dict(self._rules)
-
     def render(self) -> bytes:
         """The text of ``/metrics`` (``CONTENT_TYPE``). Milliseconds with many destinations: call it in a thread."""
         return generate_latest(self.registry)
