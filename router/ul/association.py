@@ -211,7 +211,7 @@ class Association:
         self._out: list[Buffer] = []
         self._events: list[AssociationEvent] = []
         self._held: list[tuple[Any, ...]] = []
-        self._held_data = b""
+        self._held_data = bytearray()
         self._abort_sent = False
         self._phase_began = now
         self._last_activity = now
@@ -246,7 +246,7 @@ class Association:
     def resume(self, now: float) -> Iterator[AssociationEvent]:
         """What arrived while the association request was undecided; call it after a late ``accept`` or ``reject``."""
         items, data = self._held, self._held_data
-        self._held, self._held_data = [], b""
+        self._held, self._held_data = [], bytearray()
         yield from self._process(items, memoryview(data), now)
 
     def transport_closed(self, now: float) -> Iterator[AssociationEvent]:

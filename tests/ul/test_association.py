@@ -520,6 +520,17 @@ def test_the_rate_is_an_average_over_a_window(rate: int, lives: bool):
     assert (bench.state is State.STA6) is lives
 
 
+def test_each_message_has_its_own_window():
+    bench = established()
+    half_a_message(bench)
+    bench.wait(20.0)
+    bench.core.message_open = False
+    bench.wait(25.0)
+    half_a_message(bench)
+    assert bench.wait(29.9) == []
+    assert bench.wait(0.1) == [("aborted", 2, 0)]
+
+
 def test_half_a_pdu_is_no_idle_time():
     bench = established()
     assert not bench.core.mid_pdu
