@@ -76,6 +76,8 @@ class SpoolEntry(Protocol):
     decision: Decision
     location: Location | None
     """Set by the spool before ``written`` is called."""
+    chunks: list[bytes] | None
+    """The data set of a small record; None of a streamed one."""
 
 
 class DataSource(Protocol):

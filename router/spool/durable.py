@@ -1,7 +1,7 @@
 """The only module that may call sync.
 
-A failed sync is final: Linux marks the pages clean afterwards, so a second call would succeed and mean nothing. Callers turn the
-OSError into SpoolError and stop acknowledging.
+A failed sync is final: Linux marks the pages clean afterwards, so a second call would succeed and mean nothing.
+``SyncFailed`` is therefore never retried, whatever its cause: who meets it stops acknowledging.
 """
 
 from __future__ import annotations
@@ -9,16 +9,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from router.errors import SpoolError
+
+
+class SyncFailed(SpoolError):
+    """Bytes that were written may never reach the disk."""
+
 
 def sync_data(descriptor: int) -> None:
-    """The file's bytes, and its size where it grew, are on stable storage. Raises OSError."""
-    os.fdatasync(descriptor)
+    """The file's bytes, and its size where it grew, are on stable storage. Raises SyncFailed."""
+    try:
+        os.fdatasync(descriptor)
+    except OSError as error:
+        raise SyncFailed(f"sync failed: {error.strerror}") from error
 
 
 def sync_directory(path: Path) -> None:
-    """The names in the directory are on stable storage. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    """The names in the directory are on stable storage. Raises SyncFailed."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise SyncFailed(f"sync of a directory failed: {error.strerror}") from error

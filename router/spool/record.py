@@ -2,25 +2,30 @@
 
 ::
 
-    header   magic, flags, meta length, epoch, id, data offset, data length, synced, XXH3-128 of the data, checksum of all this + meta
+    header   magic, flags, meta length, epoch, id, data offset, data length, synced, XXH3-128 of the data,
+             checksum of all this and the meta
     meta     JSON: UIDs, AE titles, peer address, transfer syntax, arrival time, the decision
     data     the data set, byte for byte as it came
     footer   end mark, epoch, id, XXH3-128 again
 
-``epoch`` is that of the segment when the record was written: what is left of an older use of the segment has another one and is never
-taken for live. ``synced`` is the offset up to which the segment had been synced when this record was written: everything below it
-is known to have been whole.
+``epoch`` is that of the segment when the record was written: what is left of an older use of the segment has another
+one and is never taken for live. ``synced`` is the offset up to which the segment had been synced when this record was
+written: everything below it is known to have been whole.
+
+Little endian. Pure: bytes in, bytes out; no file is touched here.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import xxhash
 
+from router.errors import SpoolError
 from router.model import Decision, InstanceInfo, Location, Priority, Verdict
 
 _HEADER = struct.Struct("<8sIIQQQQQ16s")
@@ -30,27 +35,51 @@ MAGIC = b"DRrecord"
 END_MAGIC = b"DRendrec"
 HEADER_SIZE = _HEADER.size + _CHECK.size
 FOOTER_SIZE = _FOOTER.size
-META_LIMIT = 12 << 10
-"""Bytes of meta at most: the header of a streamed record has a fixed place to fit into."""
+META_LIMIT = 60 << 10
+"""Bytes of meta at most: the header of a streamed record has a place of fixed size."""
 STREAMED = 1
 ALIGNMENT = 8
+_FREE_TEXTS = ("study", "series", "patient_id", "accession", "modality")
+_FREE_TEXT_LIMIT = 64
+"""Characters; what the standard allows for LO and UI (PS3.5 §6.2)."""
+
+
+def align(length: int, to: int = ALIGNMENT) -> int:
+    return -(-length // to) * to
 
 
 def encode_meta(info: InstanceInfo, decision: Decision) -> bytes:
+    """JSON of both, at most META_LIMIT bytes. Raises SpoolError if the destinations alone are more than that.
+
+    A peer decides how long the texts of its data set are. Where they do not fit they are shortened here, since they
+    only serve to find the instance; the data set keeps them whole.
+    """
     meta = info.to_meta()
-    meta["decision"] = {
+    meta["decision"] = decided = {
         "verdict": decision.verdict,
         "to": decision.destinations,
         "priority": int(decision.priority),
         "rules": decision.rules,
         "version": decision.version,
     }
-    text = json.dumps(meta, separators=(",", ":")).encode()
+    text = _json(meta)
     if len(text) > META_LIMIT:
-        # Only names of rules can be that many; the ledger has them too.
-        meta["decision"]["rules"] = ()
-        text = json.dumps(meta, separators=(",", ":")).encode()
+        for name in _FREE_TEXTS:
+            meta[name] = meta[name][:_FREE_TEXT_LIMIT]
+        text = _json(meta)
+    if len(text) > META_LIMIT:
+        decided["rules"] = ()
+        text = _json(meta)
+    if len(text) > META_LIMIT:
+        raise SpoolError(f"the decision names more destinations than a record can hold ({len(decision.destinations)})")
     return text
+
+
+_json_text = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _json(meta: dict[str, Any]) -> bytes:
+    return _json_text(meta).encode("ascii")
 
 
 def decode_meta(meta: bytes, checksum: bytes) -> tuple[InstanceInfo, Decision]:
@@ -68,6 +97,8 @@ def decode_meta(meta: bytes, checksum: bytes) -> tuple[InstanceInfo, Decision]:
 
 @dataclass(frozen=True, slots=True)
 class Header:
+    """What the header of a record says."""
+
     flags: int
     epoch: int
     id: int
@@ -80,28 +111,46 @@ class Header:
 
     @property
     def length(self) -> int:
-        """Bytes of the whole record, without padding."""
+        """Bytes of the whole record, header to footer, without padding."""
         return self.data_offset + self.data_length + FOOTER_SIZE
 
 
-def encode_header(header: Header) -> bytes:
-    """Header and meta; padded to ``data_offset`` by the caller."""
+def encode_header(
+    info: InstanceInfo, meta: bytes, *, epoch: int, synced: int, flags: int = 0, data_offset: int | None = None
+) -> bytes:
+    """Header and meta. Without ``data_offset`` the data follows at once."""
     fixed = _HEADER.pack(
         MAGIC,
-        header.flags,
-        len(header.meta),
-        header.epoch,
-        header.id,
-        header.data_offset,
-        header.data_length,
-        header.synced,
-        header.checksum,
+        flags,
+        len(meta),
+        epoch,
+        info.id,
+        HEADER_SIZE + len(meta) if data_offset is None else data_offset,
+        info.size,
+        synced,
+        info.checksum,
     )
-    return fixed + _CHECK.pack(xxhash.xxh3_64_intdigest(fixed + header.meta)) + header.meta
+    return fixed + _CHECK.pack(xxhash.xxh3_64_intdigest(fixed + meta)) + meta
 
 
 def encode_footer(epoch: int, number: int, checksum: bytes) -> bytes:
     return _FOOTER.pack(END_MAGIC, epoch, number, checksum)
+
+
+def encode_record(
+    info: InstanceInfo, decision: Decision, chunks: Sequence[bytes], *, epoch: int, synced: int
+) -> tuple[list[bytes], int]:
+    """The buffers of a record whose data is in memory, and its length without the padding that ends them.
+
+    Raises:
+        SpoolError: The chunks are not of the size that ``info`` says, or the decision does not fit.
+    """
+    if sum(map(len, chunks)) != info.size:
+        raise SpoolError("an entry has another size than its info says")
+    head = encode_header(info, encode_meta(info, decision), epoch=epoch, synced=synced)
+    length = len(head) + info.size + FOOTER_SIZE
+    padding = -length % ALIGNMENT
+    return [head, *chunks, encode_footer(epoch, info.id, info.checksum) + bytes(padding)], length
 
 
 def decode_header(data: bytes | memoryview) -> Header | None:
@@ -131,7 +180,15 @@ class FoundRecord:
     decision: Decision | None
     problem: str = ""
     """Empty: the record is whole, data and all."""
+    torn: bool = False
+    """Not whole, and written after the last sync that we know of: a crash explains it, and nobody was told that it is
+    stored."""
 
     @property
     def ok(self) -> bool:
         return not self.problem
+
+    @property
+    def state(self) -> str:
+        """``ok``, ``torn`` or ``damaged``."""
+        return "ok" if not self.problem else "torn" if self.torn else "damaged"

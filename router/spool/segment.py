@@ -1,165 +1,112 @@
 """Segment files: numbered, written from front to back, read anywhere, used again when nothing in them lives.
 
-The first block holds the segment's header: its number, its kind and the epoch of its present use. Names are numbers only.
+::
+
+    0      segment header: number, kind, epoch of its present use
+    4096   sync mark: how far this use is known to be synced
+    8192   records; every group of them begins on a block and is padded to one
+
+Knows the layout and how bytes get to the file; not which segments there are or what is alive in them (``pool``), nor
+how a damaged one is read (``scan``).
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import xxhash
 
 from router.errors import SpoolError
-from router.model import Location
-from router.spool.record import (
-    FOOTER_SIZE,
-    HEADER_SIZE,
-    MAGIC,
-    META_LIMIT,
-    FoundRecord,
-    Header,
-    decode_header,
-    decode_meta,
-    footer_is_whole,
-)
+from router.spool.record import HEADER_SIZE, META_LIMIT, Header, decode_header
 
 BLOCK = 4096
-"""Every group of records begins on a block and is padded to one: overwriting whole blocks of a reused segment never has to
-read what was there."""
-FIRST_RECORD = BLOCK
-STREAM_DATA_OFFSET = 16 << 10
+"""Groups are padded to whole blocks: overwriting those of a reused segment never has to read what was there."""
+MARK_OFFSET = BLOCK
+FIRST_RECORD = 2 * BLOCK
+STREAM_DATA_OFFSET = 64 << 10
 """Of a streamed record, from its beginning: header and meta are written last and fit below."""
 SUFFIX = ".seg"
-_SEGMENT = struct.Struct("<8sIIQQ")
-_SEGMENT_MAGIC = b"DRsegmnt"
 FORMAT = 1
 KIND_LOG = 1
 KIND_STREAM = 2
-_HASH_STEP = 4 << 20
 
-
-@dataclass(slots=True)
-class Segment:
-    """One segment file, open. ``live`` counts records that somebody still needs."""
-
-    number: int
-    descriptor: int
-    size: int
-    kind: int = KIND_LOG
-    epoch: int = 0
-    position: int = FIRST_RECORD
-    """Where the next group goes (a segment being written)."""
-    synced: int = FIRST_RECORD
-    live: int = 0
-    live_bytes: int = 0
-
-    def write_header(self) -> None:
-        fixed = _SEGMENT.pack(_SEGMENT_MAGIC, FORMAT, self.kind, self.number, self.epoch)
-        block = (fixed + xxhash.xxh3_64_digest(fixed)).ljust(BLOCK, b"\0")
-        write_all(self.descriptor, [block], 0)
-
-
-def write_all(descriptor: int, buffers: list[bytes], offset: int) -> int:
-    """All of it, however often the kernel writes less; gives the bytes written. Raises OSError."""
-    total = 0
-    limit = 1000  # below IOV_MAX
-    for start in range(0, len(buffers), limit):
-        batch = buffers[start : start + limit]
-        wanted = sum(map(len, batch))
-        done = os.pwritev(descriptor, batch, offset)
-        while done < wanted:
-            left = memoryview(b"".join(batch))[done:]
-            done += os.pwrite(descriptor, left, offset + done)
-        offset += wanted
-        total += wanted
-    return total
-
-
-def read_segment_header(descriptor: int) -> tuple[int, int, int] | None:
-    """(kind, number, epoch), or None when there is no whole header."""
-    block = os.pread(descriptor, _SEGMENT.size + 8, 0)
-    if len(block) < _SEGMENT.size + 8:
-        return None
-    magic, version, kind, number, epoch = _SEGMENT.unpack_from(block)
-    if magic != _SEGMENT_MAGIC or block[_SEGMENT.size :] != xxhash.xxh3_64_digest(block[: _SEGMENT.size]):
-        return None
-    if version > FORMAT:
-        raise SpoolError(f"segment {number} was written by a newer version of the router (format {version})")
-    return kind, number, epoch
+_SEGMENT = struct.Struct("<8sIIQQ")
+_SEGMENT_MAGIC = b"DRsegmnt"
+_MARK = struct.Struct("<8sQQ")
+_MARK_MAGIC = b"DRsynced"
+_CHECK_SIZE = 8
+_BUFFERS_AT_ONCE = 1000
+"""Below IOV_MAX, which is 1024 on Linux."""
 
 
 def path_of(folder: Path, number: int) -> Path:
     return folder / f"{number:010d}{SUFFIX}"
 
 
-def read_header_at(descriptor: int, offset: int) -> Header | None:
-    return decode_header(os.pread(descriptor, HEADER_SIZE + META_LIMIT, offset))
+def write_all(descriptor: int, buffers: Sequence[bytes], offset: int) -> int:
+    """All of it, however often the kernel writes less; gives the bytes written. Raises OSError."""
+    total = 0
+    for start in range(0, len(buffers), _BUFFERS_AT_ONCE):
+        batch = buffers[start : start + _BUFFERS_AT_ONCE]
+        wanted = sum(map(len, batch))
+        done = os.pwritev(descriptor, batch, offset)
+        if done < wanted:
+            left = memoryview(b"".join(batch))
+            while done < wanted:
+                done += os.pwrite(descriptor, left[done:], offset + done)
+        offset += wanted
+        total += wanted
+    return total
 
 
-def problem_with(descriptor: int, offset: int, header: Header, *, hash_data: bool = True) -> str:
-    """What is wrong with the record whose header this is; empty when it is whole."""
-    end = offset + header.data_offset + header.data_length
-    if not footer_is_whole(os.pread(descriptor, FOOTER_SIZE, end), header):
-        return "footer missing or damaged"
-    if not hash_data:
-        return ""
-    hasher = xxhash.xxh3_128()
-    at = offset + header.data_offset
-    while at < end:
-        data = os.pread(descriptor, min(_HASH_STEP, end - at), at)
-        if not data:
-            return "data cut short"
-        hasher.update(data)
-        at += len(data)
-    return "" if hasher.digest() == header.checksum else "data does not match its checksum"
+def _block(fixed: bytes) -> bytes:
+    return (fixed + xxhash.xxh3_64_digest(fixed)).ljust(BLOCK, b"\0")
 
 
-def scan(segment: Segment) -> Iterator[FoundRecord]:
-    """Every record of the segment's present epoch, whole or not, in order.
-
-    Follows the records' lengths; where they break off, looks on at the next block, so that damage to one record does not hide
-    the others.
-    """
-    descriptor, at, size = segment.descriptor, FIRST_RECORD, os.fstat(segment.descriptor).st_size
-    while at + HEADER_SIZE <= size:
-        header = read_header_at(descriptor, at)
-        if header is None or header.epoch != segment.epoch:
-            following = _search(descriptor, at, size, segment.epoch)
-            if following is None:
-                return
-            at = following
-            continue
-        location = Location(segment.number, segment.epoch, at, header.length)
-        try:
-            info, decision = decode_meta(header.meta, header.checksum)
-        except (ValueError, KeyError, TypeError):
-            yield FoundRecord(location, None, None, "meta unreadable")
-        else:
-            yield FoundRecord(location, info, decision, problem_with(descriptor, at, header))
-        at += align(header.length)
+def _checked(descriptor: int, size: int, offset: int) -> bytes | None:
+    block = os.pread(descriptor, size + _CHECK_SIZE, offset)
+    return block[:size] if block[size:] == xxhash.xxh3_64_digest(block[:size]) else None
 
 
-def _search(descriptor: int, start: int, size: int, epoch: int) -> int | None:
-    """The next place at or after ``start`` where a record of this epoch begins, looking only where no record is known to lie."""
-    step = 1 << 20
-    at = start + 1
-    while at < size:
-        window = os.pread(descriptor, step + len(MAGIC), at)
-        found = window.find(MAGIC)
-        while found >= 0:
-            candidate = at + found
-            if candidate % 8 == 0:
-                header = read_header_at(descriptor, candidate)
-                if header is not None and header.epoch == epoch:
-                    return candidate
-            found = window.find(MAGIC, found + 1)
-        at += step
-    return None
+def write_segment_header(descriptor: int, kind: int, number: int, epoch: int) -> None:
+    write_all(descriptor, [_block(_SEGMENT.pack(_SEGMENT_MAGIC, FORMAT, kind, number, epoch))], 0)
 
 
-def align(length: int, to: int = 8) -> int:
-    return -(-length // to) * to
+def read_segment_header(descriptor: int) -> tuple[int, int, int] | None:
+    """(kind, number, epoch), or None when there is no whole header. Raises SpoolError for a newer format."""
+    fixed = _checked(descriptor, _SEGMENT.size, 0)
+    if fixed is None:
+        return None
+    magic, version, kind, number, epoch = _SEGMENT.unpack(fixed)
+    if magic != _SEGMENT_MAGIC:
+        return None
+    if version > FORMAT:
+        raise SpoolError(f"segment {number} was written by a newer version of the router (format {version})")
+    return kind, number, epoch
+
+
+def write_mark(descriptor: int, epoch: int, synced: int) -> None:
+    """Say that everything below ``synced`` is on stable storage. Itself needs no sync: without it one merely knows
+    less."""
+    write_all(descriptor, [_block(_MARK.pack(_MARK_MAGIC, epoch, synced))], MARK_OFFSET)
+
+
+def read_mark(descriptor: int, epoch: int) -> int:
+    """Offset up to which this use of the segment was synced, as far as the mark says."""
+    fixed = _checked(descriptor, _MARK.size, MARK_OFFSET)
+    if fixed is None:
+        return FIRST_RECORD
+    magic, marked, synced = _MARK.unpack(fixed)
+    return int(synced) if magic == _MARK_MAGIC and marked == epoch else FIRST_RECORD
+
+
+def read_header_at(descriptor: int, offset: int, epoch: int | None = None) -> Header | None:
+    """The record header at ``offset`` (of this epoch), or None."""
+    data = os.pread(descriptor, BLOCK, offset)
+    header = decode_header(data)
+    if header is None and len(data) == BLOCK:  # nearly all fit a block
+        header = decode_header(os.pread(descriptor, HEADER_SIZE + META_LIMIT, offset))
+    return header if header is not None and (epoch is None or header.epoch == epoch) else None

@@ -1,7 +1,7 @@
 """Reading records back, verified: the whole of a small one, or a large one piece by piece.
 
-The checksum is computed before anything is sent (small), or before the last piece is given out (large): a damaged object never
-reaches a destination whole.
+The checksum is computed before anything is sent (small), or before the last piece is given out (large): a damaged
+object never reaches a destination whole.
 """
 
 from __future__ import annotations
@@ -16,51 +16,64 @@ import xxhash
 from router.errors import SpoolCorrupt, SpoolError
 from router.model import InstanceInfo, Location
 from router.ports import Buffer
-from router.spool.record import Header
-from router.spool.segment import problem_with, read_header_at
+from router.spool.pool import SegmentPool
+from router.spool.record import FOOTER_SIZE, HEADER_SIZE, META_LIMIT, Header, decode_header, footer_is_whole
 
 PIECE = 1 << 20
 
 
-def open_record(descriptor: int, info: InstanceInfo, location: Location) -> Header:
-    """The header at ``location``; raises SpoolCorrupt unless it is that of the instance."""
-    header = read_header_at(descriptor, location.offset)
+def read_head(descriptor: int, info: InstanceInfo, location: Location) -> Header:
+    """The header at ``location``; raises SpoolCorrupt unless it is that of the instance, and OSError."""
+    data_offset = location.length - info.size - FOOTER_SIZE
+    if data_offset < HEADER_SIZE:
+        raise SpoolCorrupt("record is not the one that the ledger knows")
+    header = decode_header(os.pread(descriptor, min(data_offset, HEADER_SIZE + META_LIMIT), location.offset))
     if header is None or header.epoch != location.epoch or header.id != info.id:
         raise SpoolCorrupt("record header damaged")
-    if header.data_length != info.size or header.checksum != info.checksum:
+    if header.data_length != info.size or header.checksum != info.checksum or header.data_offset != data_offset:
         raise SpoolCorrupt("record is not the one that the ledger knows")
     return header
 
 
-def read_whole(descriptor: int, info: InstanceInfo, location: Location) -> list[bytes]:
-    """The data set, verified. Blocking; for small objects."""
+def read_whole(pool: SegmentPool, info: InstanceInfo, location: Location) -> list[bytes]:
+    """The data set, verified. Blocking; for small objects. Raises SpoolCorrupt, SpoolError."""
+    descriptor = pool.open(location)
     try:
-        header = open_record(descriptor, info, location)
+        header = read_head(descriptor, info, location)
         data = os.pread(descriptor, header.data_length, location.offset + header.data_offset)
+        if len(data) != header.data_length or xxhash.xxh3_128_digest(data) != header.checksum:
+            raise SpoolCorrupt("data does not match its checksum")
+    except SpoolCorrupt as error:
+        raise _explained(pool, location, error) from None
     except OSError as error:
         raise SpoolError(f"cannot read the spool: {error.strerror}") from error
-    if len(data) != header.data_length or xxhash.xxh3_128_digest(data) != header.checksum:
-        raise SpoolCorrupt("data does not match its checksum")
+    finally:
+        os.close(descriptor)
     return [data]
+
+
+def _explained(pool: SegmentPool, location: Location, error: SpoolCorrupt) -> SpoolError:
+    """Not corrupt if somebody settled the record, and something else was written over it while we read."""
+    return SpoolError("the record has been settled") if pool.overwritten(location) else error
 
 
 class StoredData:
     """Implements ``ports.DataSource`` over chunks in memory, or over the spool."""
 
-    __slots__ = ("_chunks", "_descriptor", "_executor", "_info", "_location")
+    __slots__ = ("_buffers", "_executor", "_info", "_location", "_pool")
 
     def __init__(
         self,
         info: InstanceInfo,
-        location: Location,
-        chunks: list[bytes] | None,
-        descriptor: Callable[[int], int],
+        location: Callable[[], Location],
+        buffers: list[bytes] | None,
+        pool: SegmentPool,
         executor: Executor,
     ) -> None:
         self._info = info
         self._location = location
-        self._chunks = chunks
-        self._descriptor = descriptor
+        self._buffers = buffers
+        self._pool = pool
         self._executor = executor
 
     @property
@@ -69,37 +82,69 @@ class StoredData:
 
     @property
     def buffers(self) -> Sequence[Buffer] | None:
-        return self._chunks
+        return self._buffers
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Cancelling it is safe."""
+        """In order; the last one only after the whole has been verified. Cancelling it is safe.
+
+        Raises:
+            SpoolCorrupt: The record does not read back as it was written.
+            SpoolError: It cannot be read, or nobody needs it any more.
+        """
         loop = asyncio.get_running_loop()
-        descriptor = self._descriptor(self._location.segment)
-        info, location = self._info, self._location
+        info, location, pool, executor = self._info, self._location(), self._pool, self._executor
         hasher = xxhash.xxh3_128()
 
-        def first() -> int:
-            header = open_record(descriptor, info, location)
-            problem = problem_with(descriptor, location.offset, header, hash_data=False)
-            if problem:
-                raise SpoolCorrupt(problem)
-            return location.offset + header.data_offset
+        def first() -> tuple[int, int]:
+            descriptor = pool.open(location)
+            try:
+                header = read_head(descriptor, info, location)
+                start = location.offset + header.data_offset
+                if not footer_is_whole(os.pread(descriptor, FOOTER_SIZE, start + header.data_length), header):
+                    raise SpoolCorrupt("footer missing or damaged")
+            except (OSError, SpoolError):
+                os.close(descriptor)
+                raise
+            return descriptor, start
 
-        def piece(offset: int, length: int) -> bytes:
+        def piece(offset: int, length: int, last: bool) -> bytes:
             data = os.pread(descriptor, length, offset)
             if len(data) != length:
                 raise SpoolCorrupt("data cut short")
             hasher.update(data)
+            if last and hasher.digest() != info.checksum:
+                raise SpoolCorrupt("data does not match its checksum")
             return data
 
+        opening = loop.run_in_executor(executor, first)
         try:
-            at = await loop.run_in_executor(self._executor, first)
-            end = at + info.size
-            while at < end:
-                data = await loop.run_in_executor(self._executor, piece, at, min(PIECE, end - at))
-                at += len(data)
-                if at == end and hasher.digest() != info.checksum:
-                    raise SpoolCorrupt("data does not match its checksum")
-                yield data
+            descriptor, at = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_late)
+            raise
+        except SpoolCorrupt as error:
+            raise _explained(pool, location, error) from None
         except OSError as error:
             raise SpoolError(f"cannot read the spool: {error.strerror}") from error
+        try:
+            end = at + info.size
+            while at < end:
+                length = min(PIECE, end - at)
+                data = await loop.run_in_executor(executor, piece, at, length, at + length == end)
+                at += length
+                yield data
+        except SpoolCorrupt as error:
+            raise _explained(pool, location, error) from None
+        except OSError as error:
+            raise SpoolError(f"cannot read the spool: {error.strerror}") from error
+        finally:
+            try:
+                # In a thread, since closing the last descriptor of a deleted file frees its blocks.
+                executor.submit(os.close, descriptor)
+            except RuntimeError:  # the spool has been closed
+                os.close(descriptor)
+
+
+def _close_late(opening: asyncio.Future[tuple[int, int]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])

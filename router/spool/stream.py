@@ -1,50 +1,76 @@
 """A large object on its way to the disk while it still arrives, in a segment of its own.
 
-The loop queues pieces; a thread writes them, in order, and syncs every few MiB so that the end is short. The record's header is
-written last, by the spool thread, when the data is already synced: until then nothing in the segment can be taken for a record.
+::
+
+    loop      write ─▶ queue (``pending`` bytes)
+    a thread              └─▶ pwritev, a sync every 16 MiB, a last one at the end
+    spool's thread                                            └─▶ header and footer, group commit
+
+The header of the record is written last, when all data is already synced: until then nothing in the segment can be
+taken for a record, and a header that is whole vouches for the data before it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from threading import Lock
-from typing import TYPE_CHECKING
 
-from router.errors import SpoolError, SpoolFull
+from router.errors import SpoolError
 from router.ports import SpoolEntry
 from router.spool import durable
-from router.spool.segment import FIRST_RECORD, STREAM_DATA_OFFSET, Segment, write_all
-
-if TYPE_CHECKING:
-    from router.spool.spool import Spool
+from router.spool.health import Health
+from router.spool.pool import Segment, SegmentPool
+from router.spool.record import FOOTER_SIZE, STREAMED, align, encode_footer, encode_header, encode_meta
+from router.spool.segment import BLOCK, FIRST_RECORD, KIND_STREAM, STREAM_DATA_OFFSET, write_all
 
 SYNC_EVERY = 16 << 20
+"""Bytes between syncs while streaming: the last one then has little left to do, and the page cache does not fill with
+dirty pages."""
+DATA_START = FIRST_RECORD + STREAM_DATA_OFFSET
 
 
 class SpoolStream:
-    """Made by ``Spool.stream``; all calls on the loop. Ends with exactly one of ``finish`` and ``discard``."""
+    """Made by ``Spool.stream``; all calls on the loop. Ends with exactly one of ``finish`` and ``discard``.
 
-    def __init__(self, spool: Spool, loop: asyncio.AbstractEventLoop, executor: Executor) -> None:
-        self._spool = spool
+    ``write`` never blocks and never raises: what goes wrong is remembered and told to ``finish``. How much may be
+    pending is the caller's to decide: stop reading the socket above some MiB, and go on when ``on_drain`` calls.
+    """
+
+    def __init__(
+        self,
+        pool: SegmentPool,
+        health: Health,
+        loop: asyncio.AbstractEventLoop,
+        executor: Executor,
+        finished: Callable[[SpoolStream], None],
+    ) -> None:
+        self._pool = pool
+        self._health = health
         self._loop = loop
         self._executor = executor
+        self._finished = finished
         self._lock = Lock()
         self._queue: deque[bytes] = deque()
         self._working = False
+        self._discarded = False
         self._low = 0
         self._drained: Callable[[], None] | None = None
-        self._entry: SpoolEntry | None = None
-        self._discarded = False
+        self._unsynced = 0
         self.pending = 0
         """Bytes queued and not yet written."""
+        self.entry: SpoolEntry | None = None
+        """Given by ``finish``."""
         self.segment: Segment | None = None
+        self.descriptor = -1
         self.size = 0
         """Bytes written to the segment."""
         self.problem: SpoolError | None = None
-        self._unsynced = 0
+
+    # On the loop -------------------------------------------------------------------------------------------
 
     def on_drain(self, low: int, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the loop whenever ``pending`` has fallen to ``low`` bytes."""
@@ -52,90 +78,117 @@ class SpoolStream:
         self._drained = callback
 
     def write(self, chunk: bytes) -> None:
-        """Never blocks; look at ``pending``."""
+        """Take the next bytes of the data set. Never blocks; look at ``pending``."""
         self.pending += len(chunk)
         with self._lock:
             self._queue.append(chunk)
-            start = not self._working
-            self._working = True
-        if start:
-            self._executor.submit(self._work)
+        self._work_on()
 
     def finish(self, entry: SpoolEntry) -> None:
         """All pieces are in: the record joins the group commit when they are on the disk."""
         with self._lock:
-            self._entry = entry
-            start = not self._working
-            self._working = True
-        if start:
-            self._executor.submit(self._work)
+            self.entry = entry
+        self._work_on()
 
     def discard(self) -> None:
         """Nothing is kept; the segment is free again as soon as the thread has let go of it."""
+        self._drained = None
         with self._lock:
             self._discarded = True
             self._queue.clear()
-            start = not self._working
+        self._work_on()
+
+    def _work_on(self) -> None:
+        with self._lock:
+            if self._working:
+                return
             self._working = True
-        self._drained = None
-        if start:
-            self._executor.submit(self._work)
-
-    # In a thread -------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                chunks = list(self._queue)
-                self._queue.clear()
-                entry, discarded = self._entry, self._discarded
-                if not chunks and entry is None and not discarded:
-                    self._working = False
-                    return
-            if discarded:
-                segment, self.segment = self.segment, None
-                if segment is not None:
-                    self._spool.stream_abandoned(segment)
-                return
-            if chunks:
-                self._write(chunks)
-                self._loop.call_soon_threadsafe(self._written, sum(map(len, chunks)))
-                continue
-            if entry is not None:
-                self._finish(entry)
-                return
-
-    def _write(self, chunks: list[bytes]) -> None:
-        if self.problem is not None:
-            return
-        try:
-            if self.segment is None:
-                self.segment = self._spool.segment_for_stream()
-            descriptor = self.segment.descriptor
-            offset = FIRST_RECORD + STREAM_DATA_OFFSET + self.size
-            written = write_all(descriptor, chunks, offset)
-            self.size += written
-            self._unsynced += written
-            if self._unsynced >= SYNC_EVERY:
-                durable.sync_data(descriptor)
-                self._unsynced = 0
-        except OSError as error:
-            self.problem = self._spool.problem_of(error)
-        except SpoolFull as error:
-            self.problem = error
-
-    def _finish(self, entry: SpoolEntry) -> None:
-        if self.problem is None and self.segment is not None:
-            try:
-                durable.sync_data(self.segment.descriptor)
-            except OSError as error:
-                self.problem = self._spool.problem_of(error)
-        self._spool.submit_stream(entry, self)
-
-    # On the loop -------------------------------------------------------------------------------------------
+        self._executor.submit(self._work)
 
     def _written(self, size: int) -> None:
         before = self.pending
         self.pending = before - size
         if self._drained is not None and before > self._low >= self.pending:
             self._drained()
+
+    # In a thread, one at a time ----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        with self._lock:
+            chunks = list(self._queue)
+            self._queue.clear()
+            entry, discarded = self.entry, self._discarded
+            if not chunks and entry is None and not discarded:
+                self._working = False
+                return
+        if discarded:
+            self.let_go()
+            return
+        if not chunks:
+            self._sync()
+            self._finished(self)
+            return
+        self._write(chunks)
+        self._loop.call_soon_threadsafe(self._written, sum(map(len, chunks)))
+        # Behind the other streams that wait: one fast sender must not keep a thread to itself.
+        self._executor.submit(self._work)
+
+    def _write(self, chunks: list[bytes]) -> None:
+        if self.problem is not None:
+            return
+        try:
+            if self.segment is None:
+                self.segment, self.descriptor = self._pool.take(KIND_STREAM)
+            written = write_all(self.descriptor, chunks, DATA_START + self.size)
+            self.size += written
+            self._unsynced += written
+            if self._unsynced >= SYNC_EVERY:
+                durable.sync_data(self.descriptor)
+                self._unsynced = 0
+        except (OSError, SpoolError) as error:
+            self._refuse(error)
+
+    def _sync(self) -> None:
+        if self.problem is not None:
+            return
+        try:
+            if self.segment is None:
+                raise SpoolError("a stream without data")
+            end = align(DATA_START + self.size + FOOTER_SIZE, BLOCK)
+            if self.segment.size > 2 * end:
+                # A segment that was used before by a much larger object gives the rest back.
+                os.ftruncate(self.descriptor, end)
+                self.segment.size = end
+            durable.sync_data(self.descriptor)
+        except (OSError, SpoolError) as error:
+            self._refuse(error)
+
+    def _refuse(self, error: OSError | SpoolError) -> None:
+        """Room is given back at once, before ``finish`` asks."""
+        self.problem = self._health.judge(error)
+        self.let_go()
+
+    # In the spool's thread ---------------------------------------------------------------------------------
+
+    def write_header(self) -> int:
+        """Make a record of it; gives its length. Sync comes next. Raises SpoolError, OSError."""
+        entry, segment = self.entry, self.segment
+        if entry is None or segment is None or self.size != entry.info.size:
+            raise SpoolError("an entry has another size than its info says")
+        info = entry.info
+        meta = encode_meta(info, entry.decision)
+        end = DATA_START + self.size
+        footer = encode_footer(segment.epoch, info.id, info.checksum)
+        write_all(self.descriptor, [footer.ljust(align(end + FOOTER_SIZE, BLOCK) - end, b"\0")], end)
+        head = encode_header(
+            info, meta, epoch=segment.epoch, synced=FIRST_RECORD, flags=STREAMED, data_offset=STREAM_DATA_OFFSET
+        )
+        write_all(self.descriptor, [head], FIRST_RECORD)
+        return STREAM_DATA_OFFSET + self.size + FOOTER_SIZE
+
+    def let_go(self) -> None:
+        """Nothing of it counts."""
+        segment, self.segment = self.segment, None
+        if segment is not None:
+            self._pool.abandon(segment, self.descriptor)
+            self.descriptor = -1

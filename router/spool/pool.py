@@ -1,0 +1,359 @@
+"""The segments there are: which are being written, what lives in the others, which may be overwritten.
+
+::
+
+    spare ──take──▶ being written ──close──▶ holding records ──settle, the last one──▶ spare, or deleted
+      ▲                   └──────────abandon──────────────────────────────────────────▶ │
+      └──────────────────────────────────────────────────────────────────────────────◀──┘
+
+A segment becomes spare only when every record in it has been settled. Records are settled by place, each at most
+once: saying it twice changes nothing, so that a miscount elsewhere can leak a segment but never give away one that is
+needed.
+
+Epochs rise with every use of any segment; their lower half is random, so that no data set can hold a record that
+would be taken for one of ours. Descriptors are kept only for segments being written: a backlog of large objects has a
+segment each.
+
+Any thread. Files are made ahead and deleted in a thread of the pool's own, since either may take the disk a while.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from array import array
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+from router.errors import SpoolCorrupt, SpoolError
+from router.model import Location, SpoolSettings
+from router.ports import Log
+from router.spool import durable
+from router.spool.health import Health
+from router.spool.record import ALIGNMENT, STREAMED
+from router.spool.scan import first_header
+from router.spool.segment import (
+    FIRST_RECORD,
+    KIND_LOG,
+    KIND_STREAM,
+    SUFFIX,
+    path_of,
+    read_segment_header,
+    write_segment_header,
+)
+from router.spool.space import Space
+
+COMPACT_BELOW = 0.25
+"""A segment of the log with less than this share alive is worth compacting."""
+CANDIDATES = 4
+_EPOCH_RANDOM_BITS = 31
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One segment file. Changed under the pool's lock only."""
+
+    number: int
+    path: Path
+    size: int
+    """Bytes of the file."""
+    kind: int = KIND_LOG
+    epoch: int = 0
+    live: int = 0
+    """Records that somebody still needs."""
+    live_bytes: int = 0
+    being_written: bool = False
+    written_here: bool = False
+    """Used in this run: other epochs than the present one are gone, not damaged."""
+    settled: array[int] = field(default_factory=lambda: array("Q"))
+    """Places settled in this run, sorted, in units of ALIGNMENT: four orders of magnitude smaller than what they
+    stand for."""
+
+
+class SegmentPool:
+    """See the module's text."""
+
+    def __init__(
+        self, folder: Path, settings: SpoolSettings, *, space: Space, health: Health, files: Executor, log: Log
+    ) -> None:
+        self.folder = folder
+        self.segments: dict[int, Segment] = {}
+        self._settings = settings
+        self._space = space
+        self._health = health
+        self._files = files
+        self._log = log
+        self._lock = Lock()
+        self._spare: dict[int, list[Segment]] = {KIND_LOG: [], KIND_STREAM: []}
+        self._next_number = 1
+        self._uses = 0
+        self._missing: set[int] = set()
+        self._closed = False
+
+    # Starting ----------------------------------------------------------------------------------------------
+
+    def find(self) -> None:
+        """Read the header of every segment file. Raises SpoolError, OSError. Blocking."""
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            if path.stem.isdigit():
+                self._find_one(path)
+
+    def _find_one(self, path: Path) -> None:
+        named = int(path.stem)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            segment = Segment(named, path, os.fstat(descriptor).st_size)
+            header = read_segment_header(descriptor)
+            if header is not None:
+                segment.kind, segment.number, segment.epoch = header
+            elif segment.size:
+                # Made ahead and never used, or its first block is damaged: records tell their epoch themselves.
+                record = first_header(descriptor)
+                if record is not None:
+                    segment.epoch = record.epoch
+                    segment.kind = KIND_STREAM if record.flags & STREAMED else KIND_LOG
+                    self._log.error("segment header damaged, read by its records", segment=named)
+        finally:
+            os.close(descriptor)
+        self._next_number = max(self._next_number, named + 1, segment.number + 1)
+        self._uses = max(self._uses, segment.epoch >> _EPOCH_RANDOM_BITS)
+        twin = self.segments.get(segment.number)
+        if twin is not None:
+            # A copy of a segment: its place in the ledger is taken by the one that is named so.
+            self._log.error("two files claim one segment, the misnamed one is left alone", segment=segment.number)
+            if twin.number == int(twin.path.stem):
+                return
+        self.segments[segment.number] = segment
+
+    def adopt(self, live: Mapping[int, tuple[int, int]]) -> None:
+        """What still lives, by segment: (records, bytes). Every other segment is spare. Blocking."""
+        with self._lock:
+            self._missing = set(live) - set(self.segments)
+            for number, segment in self.segments.items():
+                segment.live, segment.live_bytes = live.get(number, (0, 0))
+            unneeded = [segment for segment in self.segments.values() if not segment.live]
+        for number in sorted(self._missing):
+            self._log.error("segment file is missing", segment=number, records=live[number][0])
+        for segment in unneeded:
+            self._retire(segment)
+
+    # Writing -----------------------------------------------------------------------------------------------
+
+    def take(self, kind: int) -> tuple[Segment, int]:
+        """A segment to write from the front and its descriptor. Ends with ``close`` or ``abandon``.
+
+        Raises:
+            SpoolFull: No room for a new one.
+            SpoolError: The disk failed.
+        """
+        with self._lock:
+            spares = self._spare[kind]
+            segment = spares.pop() if spares else None
+            if segment is not None:
+                self._space.reusable -= segment.size
+                segment.being_written = True
+        descriptor = -1
+        try:
+            if segment is None:
+                segment, descriptor = self._create(kind)
+            else:
+                descriptor = os.open(segment.path, os.O_RDWR)
+            with self._lock:
+                self._uses += 1
+                segment.kind = kind
+                segment.epoch = self._uses << _EPOCH_RANDOM_BITS | secrets.randbits(_EPOCH_RANDOM_BITS)
+                segment.live = segment.live_bytes = 0
+                segment.settled = array("Q")
+                segment.written_here = True
+            write_segment_header(descriptor, kind, segment.number, segment.epoch)
+        except (OSError, SpoolError) as error:
+            if segment is not None:
+                self.abandon(segment, descriptor)
+            raise self._health.judge(error) from error
+        return segment, descriptor
+
+    def _create(self, kind: int) -> tuple[Segment, int]:
+        with self._lock:
+            number = self._next_number
+            self._next_number += 1
+        path = path_of(self.folder, number)
+        size = self._settings.segment_size if kind == KIND_LOG else 0
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            if size:
+                # Space is taken now, so that a full disk is met here and not in the middle of a group.
+                os.posix_fallocate(descriptor, 0, size)
+                durable.sync_data(descriptor)
+            durable.sync_directory(self.folder)
+        except (OSError, SpoolError):
+            os.close(descriptor)
+            with suppress(OSError):
+                path.unlink()
+            raise
+        segment = Segment(number, path, size, kind, being_written=True, written_here=True)
+        with self._lock:
+            self.segments[number] = segment
+        return segment, descriptor
+
+    def prepare(self) -> None:
+        """Have a segment of the log ready before it is needed. Returns at once."""
+        with self._lock:
+            if self._closed or self._spare[KIND_LOG] or self._space.tight:
+                return
+        self._files.submit(self._prepare)
+
+    def _prepare(self) -> None:
+        try:
+            segment, descriptor = self._create(KIND_LOG)
+        except OSError as error:
+            # Nothing depends on it yet; who needs a segment meets the same error, if it is still there.
+            self._log.warning("no segment made ahead", reason=error.strerror)
+        except SpoolError as error:
+            self._health.fail(error)
+        else:
+            os.close(descriptor)
+            with self._lock:
+                segment.being_written = False
+                self._spare[KIND_LOG].append(segment)
+                self._space.reusable += segment.size
+
+    def add(self, segment: Segment, records: int, size: int, end: int) -> None:
+        """Records were written: so many, of so many bytes together, and the file is written up to ``end``."""
+        with self._lock:
+            segment.live += records
+            segment.live_bytes += size
+            segment.size = max(segment.size, end)
+
+    def close(self, segment: Segment, descriptor: int) -> None:
+        """Nothing more will be written to it."""
+        os.close(descriptor)
+        with self._lock:
+            segment.being_written = False
+            unneeded = not segment.live
+        if unneeded:
+            self._retire(segment)
+
+    def abandon(self, segment: Segment, descriptor: int) -> None:
+        """Nothing in it counts: what was written was never reported."""
+        if descriptor >= 0:
+            with suppress(OSError):
+                segment.size = os.fstat(descriptor).st_size
+        with self._lock:
+            segment.live = segment.live_bytes = 0
+        if descriptor >= 0:
+            self.close(segment, descriptor)
+        else:
+            segment.being_written = False
+            self._retire(segment)
+
+    # Letting go --------------------------------------------------------------------------------------------
+
+    def settle(self, locations: Sequence[Location]) -> None:
+        """These records are not needed any more. Returns at once."""
+        emptied: list[Segment] = []
+        twice = 0
+        with self._lock:
+            for location in locations:
+                segment = self.segments.get(location.segment)
+                if segment is None or segment.epoch != location.epoch:
+                    continue
+                place = location.offset // ALIGNMENT
+                at = bisect_left(segment.settled, place)
+                if at < len(segment.settled) and segment.settled[at] == place:
+                    twice += 1
+                    continue
+                segment.settled.insert(at, place)
+                segment.live -= 1
+                segment.live_bytes -= location.length
+                if not segment.live and not segment.being_written:
+                    emptied.append(segment)
+        if twice:
+            self._log.error("records settled twice", records=twice)
+        for segment in emptied:
+            self._retire(segment)
+
+    def _retire(self, segment: Segment) -> None:
+        """Nothing in it is needed: keep it to be overwritten, or delete it."""
+        with self._lock:
+            spares = self._spare[segment.kind]
+            if segment in spares or segment.being_written or self.segments.get(segment.number) is not segment:
+                return
+            # A huge one is not worth its room: it would be cut down by the next object that is not as huge.
+            fits = segment.size <= 4 * self._settings.segment_size
+            if len(spares) < self._settings.spare_segments and fits and segment.size and not self._space.tight:
+                spares.append(segment)
+                self._space.reusable += segment.size
+                return
+            del self.segments[segment.number]
+            closed = self._closed
+        if closed:
+            self._delete(segment.path)
+        else:
+            self._files.submit(self._delete, segment.path)
+
+    def _delete(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            # It stays behind until the next start finds it without an owner.
+            self._log.warning("cannot delete a segment", reason=error.strerror)
+
+    def shut(self) -> None:
+        """No work is given to the pool's thread from here on."""
+        with self._lock:
+            self._closed = True
+
+    # Reading -----------------------------------------------------------------------------------------------
+
+    def open(self, location: Location) -> int:
+        """A descriptor to read with; the caller closes it. In a thread.
+
+        Raises:
+            SpoolCorrupt: The file should be there and is not.
+            SpoolError: Nothing lies there any more (it was settled), or the file cannot be opened.
+        """
+        segment = self.segments.get(location.segment)
+        if segment is None:
+            if location.segment in self._missing:
+                raise SpoolCorrupt("segment file missing")
+            raise SpoolError("the record has been settled")
+        try:
+            return os.open(segment.path, os.O_RDONLY)
+        except FileNotFoundError:
+            if self.segments.get(location.segment) is not segment:
+                raise SpoolError("the record has been settled") from None
+            raise SpoolCorrupt("segment file missing") from None
+        except OSError as error:
+            raise SpoolError(f"cannot open a segment: {error.strerror}") from error
+
+    def overwritten(self, location: Location) -> bool:
+        """Whether we ourselves have used the segment for something else since."""
+        segment = self.segments.get(location.segment)
+        if segment is None:
+            return location.segment not in self._missing
+        return segment.written_here and segment.epoch != location.epoch
+
+    def candidates(self) -> list[int]:
+        """Full segments of the log that are mostly dead, the emptiest first; a few at a time."""
+        with self._lock:
+            mostly_dead = [
+                segment
+                for segment in self.segments.values()
+                if segment.kind == KIND_LOG
+                and segment.live
+                and not segment.being_written
+                and segment.live_bytes < (segment.size - FIRST_RECORD) * COMPACT_BELOW
+            ]
+        mostly_dead.sort(key=lambda segment: segment.live_bytes)
+        return [segment.number for segment in mostly_dead[:CANDIDATES]]
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of all files, and of what lives in them."""
+        with self._lock:
+            segments = self.segments.values()
+            return sum(segment.size for segment in segments), sum(segment.live_bytes for segment in segments)
