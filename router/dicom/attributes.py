@@ -42,12 +42,12 @@ class Attributes:
         collected: (path, VR, value) as the walker gives them; VR "" where the encoding does not say it.
         little_endian: Of the transfer syntax.
         available: False when the head of the data set was over a limit or its transfer syntax is not known: then an
-        element
-            that is not here may be in the data set all the same.
+            element that is not here may be in the data set all the same.
+        too_long: Elements that are there, with a value longer than is looked at.
         has_meta: The data set began with group 0002.
     """
 
-    __slots__ = ("_character_set", "_little", "_texts", "_values", "available", "has_meta")
+    __slots__ = ("_character_set", "_little", "_texts", "_too_long", "_values", "available", "has_meta")
 
     def __init__(
         self,
@@ -56,13 +56,21 @@ class Attributes:
         little_endian: bool = True,
         available: bool = True,
         has_meta: bool = False,
+        too_long: Iterable[Path] = (),
     ) -> None:
         self._values = {path: (vr, value) for path, vr, value in collected}
         self._little = little_endian
         self._texts: dict[Path, tuple[str, ...]] = {}
         self._character_set: tuple[str, ...] | None = None
+        self._too_long = tuple(too_long)
         self.available = available
         self.has_meta = has_meta
+
+    def seen(self, path: Path) -> bool | None:
+        """Whether the element is there, readable or not; None: this cannot be known."""
+        if path in self._values or path in self._too_long:
+            return True
+        return False if self.available else None
 
     def vr(self, path: Path) -> str:
         """VR of an element that is here: what its encoding says, else what the dictionary says, else ""."""

@@ -35,14 +35,14 @@ def _keywords() -> dict[str, int]:
 
 
 @lru_cache(maxsize=4096)
-def _entry(tag: int) -> tuple[str, str] | None:
+def _entry(tag: int) -> tuple[str, str, str] | None:
     from pydicom import datadict
 
     try:
-        vr, _, _, _, keyword = datadict.get_entry(tag)
+        vr, multiplicity, _, _, keyword = datadict.get_entry(tag)
     except KeyError:
         return None
-    return vr.split(_FIRST_OF)[0], keyword
+    return vr.split(_FIRST_OF)[0], keyword, multiplicity
 
 
 def tag_of(keyword: str) -> int | None:
@@ -68,6 +68,12 @@ def keyword_of(tag: int) -> str | None:
     """The keyword of a standard element, or None."""
     entry = _entry(tag)
     return entry[1] if entry is not None and entry[1] else None
+
+
+def is_single(tag: int) -> bool:
+    """Whether the element is known to have one value at most (its VM is 1)."""
+    entry = _entry(tag)
+    return entry is not None and entry[2] == "1"
 
 
 def suggestions(keyword: str, limit: int = 3) -> list[str]:

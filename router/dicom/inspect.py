@@ -121,6 +121,7 @@ class DatasetInspector:
             little_endian=self._little,
             available=not (walker.truncated or stopped),
             has_meta=walker.has_meta,
+            too_long=walker.unavailable,
         )
 
 

@@ -157,3 +157,13 @@ def test_values_within_sequences_have_paths():
     assert attributes.texts(path) == ("A1",)
     assert attributes.texts((0x00400275,)) == ()
     assert attributes.texts((0x00400275, 1, 0x00080050)) is None
+
+
+def test_an_element_too_long_to_be_read_is_there_all_the_same():
+    attributes = Attributes([((0x00080060,), "CS", b"CT")], too_long=[(0x7FE00010,)])
+    assert attributes.texts((0x7FE00010,)) is None
+    assert [attributes.seen((tag,)) for tag in (0x7FE00010, 0x00080060, 0x00100010)] == [True, True, False]
+
+
+def test_what_is_not_seen_of_an_opaque_data_set_cannot_be_called_missing():
+    assert Attributes(available=False).seen((0x00100010,)) is None

@@ -78,3 +78,9 @@ def test_the_walkers_table_of_sequences_is_the_dictionarys():
     # A newer dictionary may have more of them; none of ours may be anything else.
     assert {DicomDictionary[tag][0] for tag in table if tag in DicomDictionary} == {"SQ"}
     assert len(table) > 1200
+
+
+def test_only_what_the_dictionary_gives_one_value_is_single():
+    assert dictionary.is_single(0x00080060)
+    assert not dictionary.is_single(0x00080008)
+    assert not dictionary.is_single(0x001910AB)
