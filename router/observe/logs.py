@@ -118,6 +118,15 @@ class Redaction:
         return _UID.sub(lambda found: self.hash(found.group()), text)
 
 
+_to_json = structlog.processors.JSONRenderer(default=str)
+
+
+def _in_order(logger: Any, method: str, event: EventDict) -> str | bytes:
+    """One JSON object a line, beginning with what every line has."""
+    first = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
+    return _to_json(logger, method, {**first, **event})
+
+
 def describe(error: BaseException) -> str:
     """The class of an exception, and its text if we or the operating system wrote it. Other texts quote what they
     failed on (``invalid literal for int(): 'DOE^JANE'``) and stay out."""
@@ -198,7 +207,7 @@ def configure_logging(
     ]
     last: structlog.typing.Processor
     if format == "json" or (format == "auto" and not terminal):
-        last = structlog.processors.JSONRenderer(default=str)
+        last = _in_order
     else:
         last = structlog.dev.ConsoleRenderer(colors=terminal and not os.environ.get("NO_COLOR"), pad_event_to=0)
     output = _Stream(target)

@@ -50,6 +50,7 @@ def test_one_json_object_a_line_unless_a_terminal_reads() -> None:
     assert line["node"] == "router-1"
     assert line["size"] == 5
     assert line["timestamp"].endswith("Z")
+    assert list(line)[:3] == ["timestamp", "level", "event"]
     configure_logging("auto", stream=terminal)
     get_logger().info("stored", size=5)
     assert "stored" in terminal.getvalue()
