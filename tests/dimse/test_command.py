@@ -57,6 +57,26 @@ def test_a_store_request_is_written_as_it_was_read():
     assert written[12:] == STORE[12:]
 
 
+def test_the_command_fields_of_the_standard():
+    """PS3.7 Table E.1-1."""
+    assert {field.name: int(field) for field in CommandField} == {
+        "C_STORE_RQ": 0x0001,
+        "C_STORE_RSP": 0x8001,
+        "C_GET_RQ": 0x0010,
+        "C_FIND_RQ": 0x0020,
+        "C_MOVE_RQ": 0x0021,
+        "C_ECHO_RQ": 0x0030,
+        "C_ECHO_RSP": 0x8030,
+        "N_EVENT_REPORT_RQ": 0x0100,
+        "N_GET_RQ": 0x0110,
+        "N_SET_RQ": 0x0120,
+        "N_ACTION_RQ": 0x0130,
+        "N_CREATE_RQ": 0x0140,
+        "N_DELETE_RQ": 0x0150,
+        "C_CANCEL_RQ": 0x0FFF,
+    }
+
+
 # Tolerance --------------------------------------------------------------------------------------------------
 
 

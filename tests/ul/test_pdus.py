@@ -21,6 +21,7 @@ from router.ul.pdus import (
     AssociateRequest,
     ContextOutcome,
     ContextResult,
+    PduType,
     ProposedContext,
     RoleSelection,
     UserIdentity,
@@ -92,6 +93,19 @@ def test_the_fixed_pdus():
     assert bytes.fromhex("06000000000400000000") == RELEASE_RP
     assert encode_abort(Abort(2, 6)) == bytes.fromhex("07000000000400000206")
     assert encode_reject(AssociateReject(1, 1, 7)) == bytes.fromhex("03000000000400010107")
+
+
+def test_the_numbers_of_the_standard():
+    """PS3.8 Table 9-18, and the types of §9.3."""
+    assert [outcome.name for outcome in sorted(ContextOutcome)] == [
+        "ACCEPTANCE",
+        "USER_REJECTION",
+        "NO_REASON",
+        "ABSTRACT_SYNTAX_NOT_SUPPORTED",
+        "TRANSFER_SYNTAXES_NOT_SUPPORTED",
+    ]
+    assert sorted(ContextOutcome) == [0, 1, 2, 3, 4]
+    assert sorted(PduType) == [1, 2, 3, 4, 5, 6, 7]
 
 
 # Reading what peers send ------------------------------------------------------------------------------------
