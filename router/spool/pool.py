@@ -42,6 +42,7 @@ from router.spool.segment import (
     KIND_LOG,
     KIND_STREAM,
     SUFFIX,
+    SegmentFile,
     path_of,
     read_segment_header,
     write_segment_header,
@@ -81,6 +82,8 @@ class SegmentPool:
     def __init__(
         self, folder: Path, settings: SpoolSettings, *, space: Space, health: Health, files: Executor, log: Log
     ) -> None:
+        self.direct = False
+        """Whether bulk is written past the page cache; set before the first ``take``."""
         self.folder = folder
         self.segments: dict[int, Segment] = {}
         self._settings = settings
@@ -144,8 +147,8 @@ class SegmentPool:
 
     # Writing -----------------------------------------------------------------------------------------------
 
-    def take(self, kind: int) -> tuple[Segment, int]:
-        """A segment to write from the front and its descriptor. Ends with ``close`` or ``abandon``.
+    def take(self, kind: int) -> tuple[Segment, SegmentFile]:
+        """A segment to write from the front and its file. Ends with ``close`` or ``abandon``.
 
         Raises:
             SpoolFull: No room for a new one.
@@ -157,12 +160,12 @@ class SegmentPool:
             if segment is not None:
                 self._space.reusable -= segment.size
                 segment.being_written = True
-        descriptor = -1
+        file: SegmentFile | None = None
         try:
             if segment is None:
-                segment, descriptor = self._create(kind)
+                segment, file = self._create(kind)
             else:
-                descriptor = os.open(segment.path, os.O_RDWR)
+                file = SegmentFile(segment.path, create=False, direct=self.direct)
             with self._lock:
                 self._uses += 1
                 segment.kind = kind
@@ -170,35 +173,35 @@ class SegmentPool:
                 segment.live = segment.live_bytes = 0
                 segment.settled = array("Q")
                 segment.written_here = True
-            write_segment_header(descriptor, kind, segment.number, segment.epoch)
+            write_segment_header(file.descriptor, kind, segment.number, segment.epoch)
         except (OSError, SpoolError) as error:
             if segment is not None:
-                self.abandon(segment, descriptor)
+                self.abandon(segment, file)
             raise self._health.judge(error) from error
-        return segment, descriptor
+        return segment, file
 
-    def _create(self, kind: int) -> tuple[Segment, int]:
+    def _create(self, kind: int) -> tuple[Segment, SegmentFile]:
         with self._lock:
             number = self._next_number
             self._next_number += 1
         path = path_of(self.folder, number)
         size = self._settings.segment_size if kind == KIND_LOG else 0
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        file = SegmentFile(path, create=True, direct=self.direct)
         try:
             if size:
                 # Space is taken now, so that a full disk is met here and not in the middle of a group.
-                os.posix_fallocate(descriptor, 0, size)
-                durable.sync_data(descriptor)
+                os.posix_fallocate(file.descriptor, 0, size)
+                durable.sync_data(file.descriptor)
             durable.sync_directory(self.folder)
         except (OSError, SpoolError):
-            os.close(descriptor)
+            file.close()
             with suppress(OSError):
                 path.unlink()
             raise
         segment = Segment(number, path, size, kind, being_written=True, written_here=True)
         with self._lock:
             self.segments[number] = segment
-        return segment, descriptor
+        return segment, file
 
     def prepare(self) -> None:
         """Have a segment of the log ready before it is needed. Returns at once."""
@@ -209,14 +212,14 @@ class SegmentPool:
 
     def _prepare(self) -> None:
         try:
-            segment, descriptor = self._create(KIND_LOG)
+            segment, file = self._create(KIND_LOG)
         except OSError as error:
             # Nothing depends on it yet; who needs a segment meets the same error, if it is still there.
             self._log.warning("no segment made ahead", reason=error.strerror)
         except SpoolError as error:
             self._health.fail(error)
         else:
-            os.close(descriptor)
+            file.close()
             with self._lock:
                 segment.being_written = False
                 self._spare[KIND_LOG].append(segment)
@@ -229,24 +232,23 @@ class SegmentPool:
             segment.live_bytes += size
             segment.size = max(segment.size, end)
 
-    def close(self, segment: Segment, descriptor: int) -> None:
+    def close(self, segment: Segment, file: SegmentFile) -> None:
         """Nothing more will be written to it."""
-        os.close(descriptor)
+        file.close()
         with self._lock:
             segment.being_written = False
             unneeded = not segment.live
         if unneeded:
             self._retire(segment)
 
-    def abandon(self, segment: Segment, descriptor: int) -> None:
+    def abandon(self, segment: Segment, file: SegmentFile | None) -> None:
         """Nothing in it counts: what was written was never reported."""
-        if descriptor >= 0:
-            with suppress(OSError):
-                segment.size = os.fstat(descriptor).st_size
         with self._lock:
             segment.live = segment.live_bytes = 0
-        if descriptor >= 0:
-            self.close(segment, descriptor)
+        if file is not None:
+            with suppress(OSError):
+                segment.size = file.size
+            self.close(segment, file)
         else:
             segment.being_written = False
             self._retire(segment)

@@ -62,6 +62,33 @@ def write_all(descriptor: int, buffers: Sequence[bytes], offset: int) -> int:
     return total
 
 
+class SegmentFile:
+    """A segment being written, open twice: through the page cache, and past it for what is bulky."""
+
+    __slots__ = ("bulk", "descriptor")
+
+    def __init__(self, path: Path, *, create: bool, direct: bool) -> None:
+        """Raises OSError."""
+        flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
+        self.descriptor = os.open(path, flags, 0o600)
+        self.bulk = self.descriptor
+        if direct:
+            try:
+                self.bulk = os.open(path, os.O_WRONLY | os.O_DIRECT)
+            except OSError:
+                os.close(self.descriptor)
+                raise
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    def close(self) -> None:
+        if self.bulk != self.descriptor:
+            os.close(self.bulk)
+        os.close(self.descriptor)
+
+
 def _block(fixed: bytes) -> bytes:
     return (fixed + xxhash.xxh3_64_digest(fixed)).ljust(BLOCK, b"\0")
 

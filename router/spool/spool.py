@@ -67,16 +67,15 @@ from router.spool.health import Health
 from router.spool.pool import SegmentPool
 from router.spool.record import FoundRecord
 from router.spool.scan import Index, index, problem_with, scan
-from router.spool.segment import FIRST_RECORD, KIND_STREAM
+from router.spool.segment import FIRST_RECORD, KIND_LOG, KIND_STREAM
 from router.spool.source import StoredData, read_head, read_whole
 from router.spool.space import Space
+from router.spool.staging import can_write_direct
 from router.spool.stream import SpoolStream
 from router.spool.writer import GroupWriter, Move
 
 READERS = 4
 STREAM_WRITERS = 4
-MOVES_AT_ONCE = 16
-"""Records of a compaction that are in memory together."""
 MOVED_KEPT = 1 << 16
 """Moved records whose old place is still understood: deliveries in memory were leased with it."""
 
@@ -127,6 +126,7 @@ class Spool:
         spool = cls(folder, settings, log)
         try:
             spool._lock()
+            spool._pool.direct = can_write_direct(folder)
             spool._pool.find()
             spool._space.refresh()
         except BlockingIOError:
@@ -186,14 +186,22 @@ class Spool:
         Args:
             rows: At least those of the last group; more do no harm.
         """
+        segments = self._pool.segments
+        # A segment of the log is begun only when everything in the one before has been synced. The epoch of the
+        # newest one may be known from rows alone, when its header did not reach the disk.
+        newest = max((segment.epoch for segment in segments.values() if segment.kind == KIND_LOG), default=0)
+        for _, location in rows:
+            begun = segments.get(location.segment)
+            if begun is not None and begun.kind == KIND_LOG:
+                newest = max(newest, location.epoch)
         torn: list[InstanceInfo] = []
         by_use: dict[tuple[int, int], list[tuple[InstanceInfo, Location]]] = {}
         for info, location in rows:
             by_use.setdefault((location.segment, location.epoch), []).append((info, location))
         for (number, epoch), members in by_use.items():
-            segment = self._pool.segments.get(number)
-            if segment is None:
-                continue  # the whole file is gone: no crash of ours explains that
+            segment = segments.get(number)
+            if segment is None or (segment.kind == KIND_LOG and epoch != newest):
+                continue  # no crash of ours explains what is wrong there
             descriptor = self._open_segment(segment.path)
             try:
                 known = index(descriptor, segment.kind, epoch)
@@ -333,33 +341,6 @@ class Spool:
         """Segments of the log that are mostly dead, the emptiest first; a few at a time."""
         return self._pool.candidates()
 
-    async def compact(
-        self, segment: int, rows: Sequence[tuple[InstanceInfo, Decision, Location]]
-    ) -> list[tuple[int, Location, Location]]:
-        """Write the records of a segment that still live again, at the end of the log: (id, old place, new place) of
-        each.
-
-        What comes back is synced. The old place stays valid until it is ``settled``, and is understood for a while
-        longer by ``source`` and ``load``. A record that cannot be read is left where it is. Whoever calls this
-        records the new place and then settles the old one; or the new one, if the instance has gone meanwhile.
-
-        Raises:
-            SpoolError: Nothing can be written now.
-        """
-        moved: list[tuple[int, Location, Location]] = []
-        members = [row for row in rows if row[2].segment == segment]
-        for start in range(0, len(members), MOVES_AT_ONCE):
-            batch = members[start : start + MOVES_AT_ONCE]
-            places = await asyncio.gather(*(self.move(*row) for row in batch), return_exceptions=True)
-            for (info, _, old), new in zip(batch, places, strict=True):
-                if isinstance(new, Location):
-                    moved.append((info.id, old, new))
-                elif isinstance(new, SpoolCorrupt):
-                    self.log.error("damaged record left in place", segment=segment, offset=old.offset, reason=str(new))
-                elif self.failed or not isinstance(new, SpoolError):
-                    raise new
-        return moved
-
     async def move(self, info: InstanceInfo, decision: Decision, location: Location) -> Location:
         """Write one small record again at the end of the log, synced; gives its new place. Raises SpoolCorrupt,
         SpoolError."""
@@ -386,6 +367,10 @@ class Spool:
     def below_objects_floor(self) -> bool:
         """Too little space for another object. Costs nothing; the figure is at most a second old."""
         return self._space.below_objects_floor()
+
+    def refresh_free(self) -> None:
+        """Ask the file system now. Any thread; raises OSError."""
+        self._space.refresh()
 
     def usage(self) -> SpoolUsage:
         total, live = self._pool.sizes()

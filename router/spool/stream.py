@@ -17,7 +17,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from threading import Lock
+from threading import Lock, local
 
 from router.errors import SpoolError
 from router.ports import SpoolEntry
@@ -25,12 +25,26 @@ from router.spool import durable
 from router.spool.health import Health
 from router.spool.pool import Segment, SegmentPool
 from router.spool.record import FOOTER_SIZE, STREAMED, align, encode_footer, encode_header, encode_meta
-from router.spool.segment import BLOCK, FIRST_RECORD, KIND_STREAM, STREAM_DATA_OFFSET, write_all
+from router.spool.segment import (
+    BLOCK,
+    FIRST_RECORD,
+    KIND_STREAM,
+    STREAM_DATA_OFFSET,
+    SegmentFile,
+    write_all,
+    write_mark,
+)
+from router.spool.staging import Staging
 
 SYNC_EVERY = 16 << 20
 """Bytes between syncs while streaming: the last one then has little left to do, and the page cache does not fill with
 dirty pages."""
+STAGING = 1 << 20
 DATA_START = FIRST_RECORD + STREAM_DATA_OFFSET
+
+
+class Unfit(SpoolError):
+    """One entry is wrong; the disk is not."""
 
 
 class SpoolStream:
@@ -65,9 +79,11 @@ class SpoolStream:
         self.entry: SpoolEntry | None = None
         """Given by ``finish``."""
         self.segment: Segment | None = None
-        self.descriptor = -1
+        self.file: SegmentFile | None = None
         self.size = 0
-        """Bytes written to the segment."""
+        """Bytes of the data set taken so far."""
+        self._tail = b""
+        """Less than a block, waiting for what completes it."""
         self.problem: SpoolError | None = None
 
     # On the loop -------------------------------------------------------------------------------------------
@@ -124,8 +140,8 @@ class SpoolStream:
         if discarded:
             self.let_go()
             return
-        if not chunks:
-            self._sync()
+        if not chunks and entry is not None:
+            self._end(entry)
             self._finished(self)
             return
         self._write(chunks)
@@ -137,58 +153,103 @@ class SpoolStream:
         if self.problem is not None:
             return
         try:
-            if self.segment is None:
-                self.segment, self.descriptor = self._pool.take(KIND_STREAM)
-            written = write_all(self.descriptor, chunks, DATA_START + self.size)
-            self.size += written
-            self._unsynced += written
+            if self.file is None:
+                self.segment, self.file = self._pool.take(KIND_STREAM)
+            before = DATA_START + self.size - len(self._tail)
+            size = sum(map(len, chunks))
+            self.size += size
+            self._unsynced += size
+            rest = (self.size + DATA_START) % BLOCK
+            if len(self._tail) + size < BLOCK:
+                # Still no whole block, or just one: it can wait.
+                self._tail = b"".join((self._tail, *chunks))
+                return
+            whole, tail = _split([self._tail, *chunks], rest)
+            _staging().write(self.file.bulk, whole, before)
+            self._tail = tail
             if self._unsynced >= SYNC_EVERY:
-                durable.sync_data(self.descriptor)
+                durable.sync_data(self.file.descriptor)
                 self._unsynced = 0
         except (OSError, SpoolError) as error:
             self._refuse(error)
 
-    def _sync(self) -> None:
+    def _end(self, entry: SpoolEntry) -> None:
+        """The last bytes and the footer; everything but the header is then on the disk."""
         if self.problem is not None:
             return
         try:
-            if self.segment is None:
-                raise SpoolError("a stream without data")
-            end = align(DATA_START + self.size + FOOTER_SIZE, BLOCK)
-            if self.segment.size > 2 * end:
+            segment, file = self.segment, self.file
+            if segment is None or file is None or self.size != entry.info.size:
+                raise Unfit("an entry has another size than its info says")
+            footer = encode_footer(segment.epoch, entry.info.id, entry.info.checksum)
+            end = _staging().write(file.bulk, [self._tail, footer], DATA_START + self.size - len(self._tail))
+            if segment.size > 2 * end:
                 # A segment that was used before by a much larger object gives the rest back.
-                os.ftruncate(self.descriptor, end)
-                self.segment.size = end
-            durable.sync_data(self.descriptor)
+                os.ftruncate(file.descriptor, end)
+                segment.size = end
+            durable.sync_data(file.descriptor)
         except (OSError, SpoolError) as error:
             self._refuse(error)
 
     def _refuse(self, error: OSError | SpoolError) -> None:
         """Room is given back at once, before ``finish`` asks."""
-        self.problem = self._health.judge(error)
+        self.problem = error if isinstance(error, Unfit) else self._health.judge(error)
         self.let_go()
 
     # In the spool's thread ---------------------------------------------------------------------------------
 
     def write_header(self) -> int:
         """Make a record of it; gives its length. Sync comes next. Raises SpoolError, OSError."""
-        entry, segment = self.entry, self.segment
-        if entry is None or segment is None or self.size != entry.info.size:
-            raise SpoolError("an entry has another size than its info says")
+        entry, segment, file = self.entry, self.segment, self.file
+        if entry is None or segment is None or file is None:
+            raise SpoolError("a stream without data")
         info = entry.info
         meta = encode_meta(info, entry.decision)
-        end = DATA_START + self.size
-        footer = encode_footer(segment.epoch, info.id, info.checksum)
-        write_all(self.descriptor, [footer.ljust(align(end + FOOTER_SIZE, BLOCK) - end, b"\0")], end)
         head = encode_header(
             info, meta, epoch=segment.epoch, synced=FIRST_RECORD, flags=STREAMED, data_offset=STREAM_DATA_OFFSET
         )
-        write_all(self.descriptor, [head], FIRST_RECORD)
+        write_all(file.descriptor, [head], FIRST_RECORD)
         return STREAM_DATA_OFFSET + self.size + FOOTER_SIZE
+
+    def keep(self) -> None:
+        """It is synced and told. Raises OSError."""
+        segment, file = self.segment, self.file
+        if segment is not None and file is not None:
+            write_mark(file.descriptor, segment.epoch, align(DATA_START + self.size + FOOTER_SIZE, BLOCK))
+            self._pool.close(segment, file)
 
     def let_go(self) -> None:
         """Nothing of it counts."""
-        segment, self.segment = self.segment, None
+        segment, file = self.segment, self.file
+        self.segment = self.file = None
         if segment is not None:
-            self._pool.abandon(segment, self.descriptor)
-            self.descriptor = -1
+            self._pool.abandon(segment, file)
+
+
+_local = local()
+
+
+def _staging() -> Staging:
+    """Of this thread."""
+    staging: Staging | None = getattr(_local, "staging", None)
+    if staging is None:
+        staging = _local.staging = Staging(STAGING)
+    return staging
+
+
+def _split(chunks: list[bytes], rest: int) -> tuple[list[bytes | memoryview], bytes]:
+    """All but the last ``rest`` bytes, and those."""
+    if not rest:
+        return list(chunks), b""
+    whole: list[bytes | memoryview] = list(chunks)
+    tail: list[bytes] = []
+    while rest:
+        last = whole.pop()
+        if len(last) > rest:
+            view = memoryview(last)
+            whole.append(view[:-rest])
+            tail.append(bytes(view[-rest:]))
+            break
+        tail.append(bytes(last))
+        rest -= len(last)
+    return whole, b"".join(reversed(tail))

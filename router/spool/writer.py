@@ -1,6 +1,6 @@
 """The spool's thread: group commit.
 
-It takes everything that waits, writes it with one ``pwritev``, tells ``written``, syncs, tells ``synced``; the next
+It takes everything that waits, writes it in one piece, tells ``written``, syncs, tells ``synced``; the next
 group gathers meanwhile. There is no artificial wait: alone, an object is a group of one; under load the sync of one
 group is the time in which the next one grows.
 """
@@ -21,13 +21,16 @@ from router.spool import durable
 from router.spool.health import Health
 from router.spool.pool import Segment, SegmentPool
 from router.spool.record import align, encode_record
-from router.spool.segment import BLOCK, FIRST_RECORD, KIND_LOG, write_all, write_mark
+from router.spool.segment import BLOCK, FIRST_RECORD, KIND_LOG, SegmentFile, write_mark
 from router.spool.space import Space
+from router.spool.staging import Staging
 from router.spool.stream import SpoolStream
 
 GROUP_ENTRIES = 512
 GROUP_BYTES = 16 << 20
 """A larger group gains nothing: at 4 MiB the sync already runs at the bandwidth of the disk."""
+STAGING = 4 << 20
+"""Bytes assembled for one write of the kernel."""
 REFRESH = 1.0
 """Seconds without a group after which the free space is asked for."""
 
@@ -56,11 +59,11 @@ Item = SpoolEntry | Move | SpoolStream | _Close
 class _OpenLog:
     """The segment that the log goes to now."""
 
-    __slots__ = ("descriptor", "position", "segment", "synced")
+    __slots__ = ("file", "position", "segment", "synced")
 
-    def __init__(self, segment: Segment, descriptor: int) -> None:
+    def __init__(self, segment: Segment, file: SegmentFile) -> None:
         self.segment = segment
-        self.descriptor = descriptor
+        self.file = file
         self.position = FIRST_RECORD
         """Where the next group goes."""
         self.synced = FIRST_RECORD
@@ -79,6 +82,7 @@ class GroupWriter:
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._open: _OpenLog | None = None
+        self._staging = Staging(STAGING)
         self._written: Told = _nobody
         self._synced: Told = _nobody
         self._failed: Refused = _nobody_refused
@@ -145,10 +149,10 @@ class GroupWriter:
         descriptors: list[int] = []
         log = self._write_log(group)
         if log is not None:
-            descriptors.append(log.descriptor)
+            descriptors.append(log.file.descriptor)
         for stream in group.streams:
-            if self._write_stream(group, stream):
-                descriptors.append(stream.descriptor)
+            if self._write_stream(group, stream) and stream.file is not None:
+                descriptors.append(stream.file.descriptor)
         entries = group.entries()
         if entries:
             self._written(entries)
@@ -171,7 +175,7 @@ class GroupWriter:
         self._after_sync(log, group)
 
     def _write_log(self, group: _Group) -> _OpenLog | None:
-        """All small records of the group with one vectored write. What cannot be written is refused, and the rest
+        """All small records of the group, one behind the other. What cannot be written is refused, and the rest
         goes on."""
         if not group.logged:
             return None
@@ -199,11 +203,8 @@ class GroupWriter:
                 self._space.largest_object = item.info.size
         if not places:
             return None
-        end = align(at, BLOCK)
-        if end > at:
-            buffers.append(bytes(end - at))
         try:
-            write_all(log.descriptor, buffers, start)
+            end = self._staging.write(log.file.bulk, buffers, start)
         except OSError as error:
             problem = self._health.judge(error)
             self._cut(log)
@@ -241,12 +242,9 @@ class GroupWriter:
         """Remember how far the segments are known to be whole, where no later record will say so."""
         try:
             if log is not None and self._queue.empty():
-                write_mark(log.descriptor, log.segment.epoch, log.synced)
+                write_mark(log.file.descriptor, log.segment.epoch, log.synced)
             for stream in group.streams:
-                segment = stream.segment
-                if segment is not None:
-                    write_mark(stream.descriptor, segment.epoch, segment.size)
-                    self._pool.close(segment, stream.descriptor)
+                stream.keep()
         except OSError as error:
             self._health.judge(error)
 
@@ -281,16 +279,16 @@ class GroupWriter:
         if log is None:
             return
         try:
-            write_mark(log.descriptor, log.segment.epoch, log.synced)
+            write_mark(log.file.descriptor, log.segment.epoch, log.synced)
         except OSError as error:
             self._health.judge(error)
-        self._pool.close(log.segment, log.descriptor)
+        self._pool.close(log.segment, log.file)
 
     def _cut(self, log: _OpenLog) -> None:
         """A write failed half way: drop what there is of it, and leave the segment, so that nothing of it is ever
         found."""
         try:
-            ftruncate(log.descriptor, log.position)
+            ftruncate(log.file.descriptor, log.position)
             log.segment.size = log.position
         except OSError as error:
             self._health.judge(error)
