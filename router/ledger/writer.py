@@ -27,6 +27,8 @@ from router.ports import Log
 T = TypeVar("T")
 GROUP_JOBS = 2048
 RENEW_EVERY = 20.0
+OUTCOMES_WAIT = 0.02
+"""Seconds. A crash in between repeats deliveries, which a crash may do anyway; it loses nothing."""
 CHECKPOINT_PAGES = 4000
 """WAL pages (4 KiB each) after which a passive checkpoint runs between two transactions."""
 CACHE_KIB = 64 << 10
@@ -262,13 +264,7 @@ class SqliteLedger:
         closing = False
         renew_at = time.monotonic() + RENEW_EVERY
         while not closing:
-            jobs: list[Any] = []
-            try:
-                jobs.append(self._queue.get(timeout=max(0.0, renew_at - time.monotonic())))
-                while len(jobs) < GROUP_JOBS:
-                    jobs.append(self._queue.get_nowait())
-            except queue.Empty:
-                pass
+            jobs = self._gather(renew_at)
             if _CLOSE in jobs:
                 jobs.remove(_CLOSE)
                 closing = True
@@ -279,6 +275,25 @@ class SqliteLedger:
                 self._transaction(jobs)
         if not self.failed:
             self._checkpoint(force=True)
+
+    def _gather(self, until: float) -> list[Any]:
+        """Everything that waits. Outcomes alone wait a little for receipts to share their commit with: nobody waits for
+        them, and each commit that they would have to themselves delays somebody's answer."""
+        jobs: list[Any] = []
+        patience = 0.0
+        try:
+            jobs.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+            patience = time.monotonic() + OUTCOMES_WAIT
+            while len(jobs) < GROUP_JOBS:
+                try:
+                    jobs.append(self._queue.get_nowait())
+                except queue.Empty:
+                    if any(type(job) is not Outcome for job in jobs):
+                        break
+                    jobs.append(self._queue.get(timeout=max(0.0, patience - time.monotonic())))
+        except queue.Empty:
+            pass
+        return jobs
 
     def _nobody(self) -> asyncio.Future[Any]:
         if self._loop is None:
