@@ -155,6 +155,8 @@ def test_a_normalized_service_names_what_it_requests():
 def test_a_move_originator_is_read():
     command = parse_command(store_rq() + element(0x1030, b"MOVER ") + us(0x1031, 12))
     assert (command.move_originator, command.move_originator_id) == ("MOVER", 12)
+    command = parse_command(store_rq() + element(0x1030, b"X" * 40))
+    assert (command.move_originator, command.move_originator_id) == ("X" * 16, None)
 
 
 # What cannot be read ----------------------------------------------------------------------------------------
