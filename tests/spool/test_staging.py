@@ -1,0 +1,72 @@
+"""Bulk writes begin and end on blocks, whatever the pieces are and however little the kernel takes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from router.spool.segment import BLOCK
+from router.spool.staging import Staging, can_write_direct
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(0, 9000), max_size=12))
+def test_pieces_of_any_size_arrive_whole_and_padded(tmp_path: Path, sizes: list[int]) -> None:
+    pieces = [os.urandom(size) for size in sizes]
+    path = tmp_path / "file"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        end = Staging(2 * BLOCK).write(descriptor, pieces, BLOCK)
+        data = b"".join(pieces)
+        assert end == BLOCK + -(-len(data) // BLOCK) * BLOCK
+        assert os.pread(descriptor, end, BLOCK) == data.ljust(end - BLOCK, b"\0")
+    finally:
+        os.close(descriptor)
+
+
+def test_a_kernel_that_writes_less_is_asked_again_from_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, offsets = os.pwrite, []
+
+    def lazy(descriptor: int, data: memoryview, offset: int) -> int:
+        offsets.append(offset)
+        return real(descriptor, data[:5000], offset)
+
+    monkeypatch.setattr(os, "pwrite", lazy)
+    data = os.urandom(5 * BLOCK)
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        Staging(8 * BLOCK).write(descriptor, [data], 0)
+        assert os.pread(descriptor, len(data), 0) == data
+    finally:
+        os.close(descriptor)
+    assert all(offset % BLOCK == 0 for offset in offsets)
+    assert len(offsets) > 1
+
+
+def test_a_kernel_that_writes_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: 0)
+    with pytest.raises(OSError, match="nothing written"):
+        Staging(BLOCK).write(0, [b"x"], 0)
+
+
+def test_a_file_system_without_direct_writes_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refusing(path: object, flags: int, *rest: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(path, flags, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refusing)
+    assert can_write_direct(tmp_path) is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_probe_leaves_nothing_behind(tmp_path: Path) -> None:
+    can_write_direct(tmp_path)
+    assert list(tmp_path.iterdir()) == []
