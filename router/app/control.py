@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def _selector(text: str) -> dict[str, Any]:
-    """An instance id, or else anything that names instances."""
+    """An instance id where it reads as one, and in any case what else may name instances: 13 characters of an accession
+    number can look like an id."""
     try:
-        return {"id": parse_id(text)}
+        return {"id": parse_id(text), "uid": text}
     except ValueError:
         return {"uid": text}
 
@@ -219,7 +220,7 @@ class RouterControl:
 
 def _wanted(selector: str) -> Callable[[InstanceInfo], bool]:
     key = _selector(selector)
-    if "id" in key:
-        return lambda info: info.id == key["id"]
-    uid = key["uid"]
-    return lambda info: uid in (info.sop_instance, info.series, info.study) or (info.accession == uid != "")
+    number, uid = key.get("id"), key["uid"]
+    return lambda info: (
+        info.id == number or uid in (info.sop_instance, info.series, info.study) or (info.accession == uid != "")
+    )

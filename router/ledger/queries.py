@@ -107,19 +107,18 @@ class Queries:
 
     def trace(self, key: str, limit: int = 100) -> list[dict[str, Any]]:
         """The story of every instance that ``key`` names: SOP instance, study or series UID, accession number, or our id."""
-        condition, value = "i.sop=?1 or i.study=?1 or i.series=?1 or (i.accession=?1 and i.accession<>'')", key
-        number: str | int = value
+        condition = "i.sop=?1 or i.study=?1 or i.series=?1 or (i.accession=?1 and i.accession<>'')"
         try:
             number = parse_id(key)
-            condition = "i.id=?1"
         except ValueError:
-            number = key
+            number = -1
         stories = []
         for row in self._rows(
             "select i.id as instance, i.sop as sop_instance, i.sop_class, i.ts as transfer_syntax, i.study, i.series, "
             "i.accession, i.modality, i.calling, i.called, i.peer, i.listener, i.address, i.size, i.received, i.verdict, "
-            f"i.rules, i.rule_version, i.supersedes from instance i where {condition} order by i.id limit ?2",  # noqa: S608
-            (number, limit),
+            f"i.rules, i.rule_version, i.supersedes from instance i where i.id=?3 or {condition} "  # noqa: S608
+            "order by i.id limit ?2",
+            (key, limit, number),
         ):
             identifier = row["instance"]
             row["rules"] = json.loads(row["rules"])

@@ -431,7 +431,9 @@ class Store:
     def select(self, selector: dict[str, Any]) -> list[tuple[int, int]]:
         """(instance, size) of a selector: ``id``, or ``uid``: a SOP instance, series or study UID or an accession number."""
         if "id" in selector:
-            return list(self.connection.execute("select id, size from instance where id=?", (selector["id"],)))
+            found = list(self.connection.execute("select id, size from instance where id=?", (selector["id"],)))
+            if found:
+                return found
         return list(
             self.connection.execute(
                 "select id, size from instance where sop=?1 or study=?1 or series=?1 or (accession=?1 and accession<>'') "
