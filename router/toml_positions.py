@@ -1,11 +1,15 @@
 """Where each key of a TOML text stands: key path to (line, column).
 
-``tomllib`` gives values without positions; an error message needs them. The text is known to be valid TOML when this runs, so the
+``tomllib`` gives values without positions; an error message needs them. The text is known to be valid TOML when this
+runs, so the
 scanner is short. Lines and columns count from 1; array elements have their index in the path.
 """
 
 from __future__ import annotations
 
+import re
+import tomllib
+from bisect import bisect_right
 from collections.abc import Mapping
 
 KeyPath = tuple[str | int, ...]
@@ -33,6 +37,8 @@ class _Scanner:
         self.found: dict[KeyPath, Position] = {}
         self.counts: dict[KeyPath, int] = {}
         """Elements seen of each array of tables."""
+        self.lines = [0, *(match.end() for match in re.finditer("\n", text))]
+        """Where each line begins."""
 
     def scan(self) -> dict[KeyPath, Position]:
         table: KeyPath = ()
@@ -41,7 +47,7 @@ class _Scanner:
                 start = self.at
                 self.at += 2
                 keys = self._keys()
-                parent = self._resolve(keys[:-1])
+                parent = self._resolve(keys[:-1], start)
                 array = (*parent, keys[-1])
                 index = self.counts.get(array, -1) + 1
                 self.counts[array] = index
@@ -52,18 +58,18 @@ class _Scanner:
             elif self.text[self.at] == "[":
                 start = self.at
                 self.at += 1
-                table = self._resolve(self._keys())
-                self.found[table] = self._position(start)
+                table = self._resolve(self._keys(), start)
                 self._expect("]")
             else:
                 self._pair(table)
         return self.found
 
-    def _resolve(self, keys: list[str]) -> KeyPath:
-        """A header's keys as a path: arrays of tables stand for their last element."""
+    def _resolve(self, keys: list[str], start: int) -> KeyPath:
+        """The keys of a header, at ``start``, as a path: arrays of tables stand for their last element."""
         path: KeyPath = ()
         for key in keys:
             path = (*path, key)
+            self.found.setdefault(path, self._position(start))
             if path in self.counts:
                 path = (*path, self.counts[path])
         return path
@@ -137,9 +143,11 @@ class _Scanner:
         end = self.at + 1
         while text[end] != quote:
             end += 2 if quote == '"' and text[end] == "\\" else 1
-        value = text[self.at + 1 : end]
+        whole = text[self.at : end + 1]
         self.at = end + 1
-        return value
+        if quote == '"' and "\\" in whole:
+            return str(tomllib.loads(f"key = {whole}")["key"])
+        return whole[1:-1]
 
     def _skip(self, *, newlines: bool = False) -> bool:
         """Past blanks and comments; True while there is text."""
@@ -159,5 +167,5 @@ class _Scanner:
             self.at += len(token)
 
     def _position(self, at: int) -> Position:
-        line = self.text.count("\n", 0, at) + 1
-        return line, at - self.text.rfind("\n", 0, at)
+        line = bisect_right(self.lines, at)
+        return line, at - self.lines[line - 1] + 1

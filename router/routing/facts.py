@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+T = TypeVar("T")
 Path = tuple[int, ...]
 """A tag (group << 16 | element), or sequence tag, item index, tag, ..."""
 
-FACTS = ("CallingAET", "CalledAET", "PeerAddress", "Listener", "SOPClass", "TransferSyntax", "Size")
+
+class NotAvailable(Exception):
+    """Neither yes nor no: the element cannot be read, or it cannot be known whether it is there."""
 
 
 class AttributeView(Protocol):
-    """Values by path; None: the element is missing."""
+    """Values by path, decoded."""
 
-    def texts(self, path: Path) -> tuple[str, ...] | None: ...
+    def texts(self, path: Path) -> tuple[str, ...] | None:
+        """None: the element is missing, or not readable: ``seen`` tells. ``()``: it is there and empty."""
 
     def numbers(self, path: Path) -> tuple[float, ...] | None: ...
+
+    def seen(self, path: Path) -> bool | None:
+        """Whether the element is there; None: this cannot be known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +34,13 @@ class RuleFacts:
     peer_address: str = ""
     listener: str = ""
     sop_class: str = ""
+    """UID, as the C-STORE-RQ says it."""
     transfer_syntax: str = ""
+    """UID, as negotiated."""
     size: int = 0
+    """Bytes of the data set."""
     now: float = 0.0
     """Epoch seconds; ``within`` counts back from it."""
-
-    def text(self, name: str) -> str:
-        """The fact of that name, as text."""
-        return str(getattr(self, FIELDS[name]))
 
 
 FIELDS: Mapping[str, str] = {
@@ -46,6 +52,7 @@ FIELDS: Mapping[str, str] = {
     "TransferSyntax": "transfer_syntax",
     "Size": "size",
 }
+"""What rules call a fact, and where it is in ``RuleFacts``."""
 
 
 class View:
@@ -56,19 +63,33 @@ class View:
     def __init__(self, attributes: AttributeView, facts: RuleFacts) -> None:
         self._attributes = attributes
         self.facts = facts
-        self._texts: dict[Path, tuple[str, ...] | None] = {}
-        self._numbers: dict[Path, tuple[float, ...] | None] = {}
+        self._texts: dict[Path, tuple[str, ...]] = {}
+        self._numbers: dict[Path, tuple[float, ...]] = {}
 
-    def texts(self, path: Path) -> tuple[str, ...] | None:
-        known = self._texts
-        if path in known:
-            return known[path]
-        values = known[path] = self._attributes.texts(path)
+    def texts(self, path: Path) -> tuple[str, ...]:
+        """The values; none if the element is missing. Raises NotAvailable."""
+        values = self._texts.get(path)
+        if values is None:
+            values = self._texts[path] = self._readable(path, self._attributes.texts(path))
         return values
 
-    def numbers(self, path: Path) -> tuple[float, ...] | None:
-        known = self._numbers
-        if path in known:
-            return known[path]
-        values = known[path] = self._attributes.numbers(path)
+    def numbers(self, path: Path) -> tuple[float, ...]:
+        """The values that are numbers; none if the element is missing. Raises NotAvailable."""
+        values = self._numbers.get(path)
+        if values is None:
+            values = self._numbers[path] = self._readable(path, self._attributes.numbers(path))
+        return values
+
+    def exists(self, path: Path) -> bool:
+        """Whether the element is there, empty or not. Raises NotAvailable."""
+        seen = self._attributes.seen(path)
+        if seen is None:
+            raise NotAvailable
+        return seen
+
+    def _readable(self, path: Path, values: tuple[T, ...] | None) -> tuple[T, ...]:
+        if values is None:
+            if self._attributes.seen(path) is not False:
+                raise NotAvailable
+            return ()
         return values

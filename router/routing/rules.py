@@ -1,7 +1,11 @@
 """A rule set: conditions to decisions. Pure: attributes and facts in, a decision out; asked for every object.
 
-All rules are asked in order; the destinations of those that match add up, until one that is ``final``. A ``discard`` rule that matches
-drops the object whatever else matched. When nothing matches, ``on_no_match`` decides.
+All rules are asked in order; the destinations of those that match add up, until one that is ``final``. A ``discard``
+rule that matches drops the object whatever else matched. When nothing matches, ``on_no_match`` decides.
+
+A condition on what cannot be read (an unknown transfer syntax, a head over its limit) is neither true nor false. A
+rule that hangs on it does not match; but where it might have stopped the others or dropped the object, or where
+nothing else matches, the object is held for a person: it must not go where it should not, nor vanish.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from dataclasses import dataclass, field
 
 from router.model import Decision, Priority, Verdict
 from router.routing.conditions import Condition, failing
-from router.routing.facts import AttributeView, Path, RuleFacts, View
+from router.routing.facts import AttributeView, NotAvailable, Path, RuleFacts, View
 
 PRIORITIES = {"stat": Priority.STAT, "normal": Priority.NORMAL, "low": Priority.LOW}
 
@@ -29,6 +33,10 @@ class Rule:
     discard: bool = False
 
     @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}:1"
+
+    @property
     def catches_all(self) -> bool:
         return not self.conditions
 
@@ -37,7 +45,7 @@ class Rule:
 class RuleExplanation:
     name: str
     matched: bool | None
-    """None: never asked, because an earlier rule was final."""
+    """None: not asked, because an earlier rule was final, or cannot be told."""
     because: str
     """The condition that failed, as the rule says it; never a value of the patient's."""
 
@@ -72,9 +80,15 @@ class RuleSet:
         destinations: dict[str, None] = {}
         matched: list[str] = []
         priority = Priority.LOW
-        discard = False
+        discard = unknown = False
         for rule in self.rules:
-            if failing(rule.conditions, view) is not None:
+            try:
+                if failing(rule.conditions, view) is not None:
+                    continue
+            except NotAvailable:
+                if rule.final or rule.discard:
+                    return Decision(verdict=Verdict.HOLD, rules=tuple(matched), version=self.version)
+                unknown = True
                 continue
             matched.append(rule.name)
             discard = discard or rule.discard
@@ -87,7 +101,8 @@ class RuleSet:
         if discard:
             return Decision(verdict=Verdict.DISCARD, rules=tuple(matched), version=self.version)
         if not destinations:
-            return Decision(verdict=self.on_no_match, rules=tuple(matched), version=self.version)
+            verdict = Verdict.HOLD if unknown else self.on_no_match
+            return Decision(verdict=verdict, rules=tuple(matched), version=self.version)
         return Decision(
             verdict=Verdict.ROUTE,
             destinations=tuple(destinations),
@@ -97,21 +112,33 @@ class RuleSet:
         )
 
     def explain(self, attributes: AttributeView, facts: RuleFacts) -> Explanation:
-        """Why: for each rule whether it matched, and if not, because of which condition."""
+        """Why: for each rule whether it matched, and if not, because of which condition. Never raises."""
         view = View(attributes, facts)
         lines: list[RuleExplanation] = []
         stopped_by = ""
         for rule in self.rules:
             if stopped_by:
-                lines.append(RuleExplanation(rule.name, None, f'not asked: "{stopped_by}" is final'))
+                lines.append(RuleExplanation(rule.name, None, f"not asked: {stopped_by}"))
                 continue
-            failed = failing(rule.conditions, view)
-            if failed is not None:
-                lines.append(RuleExplanation(rule.name, False, failed.text))
-                continue
-            lines.append(
-                RuleExplanation(rule.name, True, "every condition holds" if rule.conditions else "no conditions")
-            )
-            if rule.final:
-                stopped_by = rule.name
-        return Explanation(self._decide(view), tuple(lines))
+            matched, because = _explain(rule, view)
+            lines.append(RuleExplanation(rule.name, matched, because))
+            if rule.final and matched:
+                stopped_by = f'"{rule.name}" is final'
+            elif matched is None and (rule.final or rule.discard):
+                stopped_by = f'"{rule.name}" cannot be told, so the object is held'
+        return Explanation(self.decide(attributes, facts), tuple(lines))
+
+
+def _explain(rule: Rule, view: View) -> tuple[bool | None, str]:
+    unknown: Condition | None = None
+    for condition in rule.conditions:
+        try:
+            if not condition.test(view):
+                return False, condition.text
+        except NotAvailable:
+            unknown = unknown or condition
+        except Exception as error:
+            return None, f"the rule failed ({type(error).__name__}), so the object is held: {condition.text}"
+    if unknown is not None:
+        return None, f"cannot be told, the attribute is not readable: {unknown.text}"
+    return True, "every condition holds" if rule.conditions else "no conditions"

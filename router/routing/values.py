@@ -1,23 +1,30 @@
 """How one value is compared: text with wildcards, numbers, ranges, regular expressions, dates, networks.
 
-Each function takes what the rule says and gives a test of one value; a rule that cannot mean anything raises ValueError with
-what would do. Compiled once, at load.
+Each function takes what the rule says and gives a test of one value; a rule that cannot mean anything raises
+ValueError with what would do. Compiled once, at load.
 """
 
 from __future__ import annotations
 
+import math
 import re as standard_re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
 
 import re2
 
 TextTest = Callable[[str], bool]
 NumberTest = Callable[[float], bool]
 
-_SIZE = standard_re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?\s*")
+REMEMBERED = 4096
+"""Answers kept per regular expression; objects of a series repeat their texts."""
+LONG = 256
+"""Characters past which an answer is not kept, so that memory has a bound."""
+
+_SIZE = standard_re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?\s*")
 _UNITS = {
     None: 1,
     "B": 1,
@@ -30,8 +37,11 @@ _UNITS = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_DURATION = standard_re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\s*")
+_DURATION = standard_re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|h|d|w)\s*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_AGE = standard_re.compile(r"([0-9]{3})([DWMY])")
+_DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
+_PATTERN_ESCAPES = {"*": ".*", "?": "."}
 
 
 def is_pattern(text: str) -> bool:
@@ -43,17 +53,16 @@ def wildcard(pattern: str) -> TextTest:
     if not is_pattern(pattern):
         return lambda value: value == pattern
     inner = pattern.strip("*")
-    if "*" not in inner and "?" not in pattern:
-        if pattern == "*" * len(pattern):
+    if "*" not in inner and "?" not in inner:
+        if not inner:
             return lambda value: True
-        if pattern.startswith("*") and pattern.endswith("*"):
+        if pattern[0] == "*" and pattern[-1] == "*":
             return lambda value: inner in value
-        if pattern.startswith("*"):
+        if pattern[0] == "*":
             return lambda value: value.endswith(inner)
         return lambda value: value.startswith(inner)
-    translated = "".join(".*" if c == "*" else "." if c == "?" else re2.escape(c) for c in pattern)
-    compiled = re2.compile(f"(?s)^{translated}$")
-    return lambda value: compiled.match(value) is not None
+    translated = "".join(_PATTERN_ESCAPES.get(c) or re2.escape(c) for c in pattern)
+    return _remembered(re2.compile(f"(?s)^{translated}$"))
 
 
 def regex(pattern: str) -> TextTest:
@@ -63,18 +72,26 @@ def regex(pattern: str) -> TextTest:
     try:
         compiled = re2.compile(pattern, options)
     except re2.error as error:
-        raise ValueError(f"not a regular expression of RE2: {error}") from None
+        text = str(error.args[0] if error.args else error)
+        raise ValueError(f"not a regular expression of RE2: {text}") from None
+    return _remembered(compiled)
 
-    @lru_cache(maxsize=4096)
-    def search(value: str) -> bool:
+
+def _remembered(compiled: Any) -> TextTest:
+    @lru_cache(maxsize=REMEMBERED)
+    def known(value: str) -> bool:
         return compiled.search(value) is not None
+
+    def search(value: str) -> bool:
+        return known(value) if len(value) <= LONG else compiled.search(value) is not None
 
     return search
 
 
 def size_in_bytes(value: object) -> float:
+    """A number of bytes, or a text with a unit."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return number(value)
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError('must be a number of bytes, or a text such as "10MiB"')
@@ -82,6 +99,7 @@ def size_in_bytes(value: object) -> float:
 
 
 def seconds(value: object) -> float:
+    """A text such as "30d"."""
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError('must be a duration such as "30d", "12h", "90m"')
@@ -89,14 +107,21 @@ def seconds(value: object) -> float:
 
 
 def number(value: object) -> float:
+    """A number, or a text that is one."""
+    found = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str):
+        found = float(value)
+    elif isinstance(value, str):
+        if is_pattern(value):
+            raise ValueError("a number has no wildcards, use { min = ..., max = ... }")
         try:
-            return float(value)
+            # Python reads "1_000"; DS and IS (PS3.5 §6.2) do not.
+            found = math.nan if "_" in value else float(value)
         except ValueError:
-            pass
-    raise ValueError("must be a number")
+            found = math.nan
+    if not math.isfinite(found):
+        raise ValueError("must be a number")
+    return found
 
 
 def network(text: str) -> TextTest:
@@ -104,27 +129,79 @@ def network(text: str) -> TextTest:
     if is_pattern(text):
         return wildcard(text)
     try:
-        allowed = ip_network(text, strict=False)
+        allowed = ip_network(text)
     except ValueError:
-        raise ValueError('must be an address, a network such as "10.1.0.0/16", or a pattern such as "10.1.*"') from None
+        try:
+            meant = ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError(
+                f'"{text}" must be an address, a network such as "10.1.0.0/16", or a pattern such as "10.1.*"'
+            ) from None
+        raise ValueError(f'"{text}" is an address within a network, did you mean "{meant}"?') from None
 
     @lru_cache(maxsize=1024)
     def contains(value: str) -> bool:
         try:
-            return ip_address(value) in allowed
+            address: IPv4Address | IPv6Address | None = ip_address(value)
         except ValueError:
             return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            # What a socket that serves both families calls an IPv4 peer.
+            address = address.ipv4_mapped
+        return address in allowed
 
     return contains
 
 
+# Dates and ages --------------------------------------------------------------------------------------------
+
+
+def moment_text(value: object, vr: str) -> object:
+    """A date or time of TOML as DA, TM or DT write it; anything else as it is."""
+    if vr in ("DA", "DT") and isinstance(value, date):
+        day = f"{value.year:04}{value.month:02}{value.day:02}"
+        return day + _clock(value.time()) if isinstance(value, datetime) and vr == "DT" else day
+    if vr == "TM" and isinstance(value, time):
+        return _clock(value)
+    return value
+
+
+def _clock(value: time) -> str:
+    return f"{value.hour:02}{value.minute:02}{value.second:02}"
+
+
+def plain_moment(text: str) -> str:
+    """DA and TM as they were once written, "2026.01.31" and "12:30:00", in today's form (PS3.5 §6.2)."""
+    return text.replace(".", "") if text[4:5] == "." else text.replace(":", "")
+
+
+def not_before(bound: str) -> TextTest:
+    return lambda value: bool(value) and plain_moment(value)[: len(bound)] >= bound
+
+
+def not_after(bound: str) -> TextTest:
+    """Up to and including ``bound``, to the precision that it is written in: "20260131" takes all of that day."""
+    return lambda value: bool(value) and plain_moment(value)[: len(bound)] <= bound
+
+
 def is_recent(value: str, now: float, span: float) -> bool:
-    """Whether a DA or DT value lies within ``span`` seconds before ``now``; up to a day ahead is taken for a time zone."""
-    digits = value.replace(".", "").replace("-", "")[:8]
-    if len(digits) != 8 or not digits.isdigit():
+    """Whether some part of the day of a DA or DT value lies within ``span`` seconds before ``now``.
+
+    Up to a day ahead is taken for a time zone.
+    """
+    digits = plain_moment(value)[:8]
+    if len(digits) != 8 or not (digits.isascii() and digits.isdigit()):
         return False
     try:
         moment = datetime(int(digits[:4]), int(digits[4:6]), int(digits[6:]), tzinfo=UTC).timestamp()
     except ValueError:
         return False
     return now - span - 86400 <= moment <= now + 86400
+
+
+def age_in_days(value: str) -> float:
+    """Days of an AS value ("018Y"). Raises ValueError."""
+    match = _AGE.fullmatch(value)
+    if match is None:
+        raise ValueError('must be an age as DICOM writes it: "018Y", "006M", "002W", "010D"')
+    return int(match[1]) * _DAYS[match[2]]
