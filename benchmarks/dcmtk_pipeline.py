@@ -23,7 +23,13 @@ def complete(folder: Path, count: int, size: int) -> bool:
 
 
 def main() -> None:
-    store, per_study, size, port, ended = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], Path(sys.argv[5])
+    store, per_study, size, port, ended = (
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        sys.argv[4],
+        Path(sys.argv[5]),
+    )
     done: set[Path] = set()
     children: list[subprocess.Popen[bytes]] = []
     deadline = time.monotonic() + 900
@@ -35,7 +41,18 @@ def main() -> None:
             done.add(folder)
             children.append(
                 subprocess.Popen(
-                    ["dcmsend", "-q", "-aec", "SINK", "--max-send-pdu", "131072", "--scan-directories", "127.0.0.1", port, str(folder)]
+                    [
+                        "dcmsend",
+                        "-q",
+                        "-aec",
+                        "SINK",
+                        "--max-send-pdu",
+                        "131072",
+                        "--scan-directories",
+                        "127.0.0.1",
+                        port,
+                        str(folder),
+                    ]
                 )
             )
         children = [child for child in children if child.poll() is None]

@@ -212,7 +212,14 @@ def storescp(work: Work) -> Iterator[tuple[int, str, list[int]]]:
         wait_port(port, child)
         pids = [child.pid]
         if work.sinks:
-            command = [sys.executable, "-m", "benchmarks.dcmtk_pipeline", str(store), str(work.per_association), str(work.size)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.dcmtk_pipeline",
+                str(store),
+                str(work.per_association),
+                str(work.size),
+            ]
             command += [str(work.sinks[0].port), str(work.folder / "ended")]
             pids.append(stack.enter_context(process(command, work.folder / "pipeline.log", nodelay)).pid)
         yield port, "STORESCP", pids
@@ -301,7 +308,9 @@ def median(values: list[float]) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.flow", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.flow", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--quick", action="store_true", help="small counts, one round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", default="16KiB,512KiB,100MiB")
@@ -357,7 +366,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def print_row(row: dict[str, object], rows: list[dict[str, object]]) -> None:
     if len(rows) == 1:
-        print("size     dest system      objects/s     MB/s  CPU s/GB  RSS MB   p50 ms   p99 ms  n x rounds   lost damaged dup")
+        print(
+            "size     dest system      objects/s     MB/s  CPU s/GB  RSS MB   p50 ms   p99 ms  n x rounds   lost damaged dup"
+        )
     print(
         f"{row['size']:8} {row['destinations']:4} {row['system']:10} {row['rate']:10.0f} {row['mb_s']:8.0f} {row['cpu_s_per_gb']:9.2f}"
         f" {row['rss_mb']:7.0f} {row['p50_ms']:8.2f} {row['p99_ms']:8.2f}  {row['objects']} x {row['rounds']}"

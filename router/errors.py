@@ -88,7 +88,8 @@ class AssociationAborted(RouterError):
 
 
 class DatasetError(RouterError):
-    """A data set that must not be kept. ``status`` is the C-STORE status; ``comment`` our fixed text, <= 64 characters."""
+    """A data set that must not be kept. ``status`` is the C-STORE status; ``comment`` our fixed text, <= 64
+    characters."""
 
     def __init__(self, status: int, comment: str) -> None:
         super().__init__(f"0x{status:04X}: {comment}")

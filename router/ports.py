@@ -107,7 +107,8 @@ class SpoolReader(Protocol):
 
 
 class Ledger(Protocol):
-    """The part of the ledger that delivery uses. Calls return at once; work happens in the ledger's thread, in groups."""
+    """The part of the ledger that delivery uses. Calls return at once; work happens in the ledger's thread, in
+    groups."""
 
     def settle(self, outcome: Outcome) -> None:
         """Record what became of an attempt. Durable with the next group; a lost one means a repeat, never a loss."""

@@ -1,6 +1,7 @@
 """``router.toml`` to typed values: read, merged, overridden, checked; every problem of one run at once.
 
-Precedence: environment (``DICOM_ROUTER__SECTION__KEY``), then ``conf.d/*.toml`` beside the file and the file itself, then the
+Precedence: environment (``DICOM_ROUTER__SECTION__KEY``), then ``conf.d/*.toml`` beside the file and the file itself,
+then the
 defaults. Past this module nobody sees a dictionary.
 """
 

@@ -1,4 +1,5 @@
-"""The shape of ``router.toml``: every key with its type, default, range and a sentence about it. The JSON Schema is made from this."""
+"""The shape of ``router.toml``: every key with its type, default, range and a sentence about it. The JSON Schema is
+made from this."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ class NodeModel(_Table):
     shutdown_grace: Seconds = 30.0
     """How long open associations may finish after SIGTERM."""
     on_changed_duplicate: Literal["version", "reject", "hold"] = "version"
-    """Other bytes under a known SOP Instance UID: keep and deliver both in order, answer 0x0111, or hold for a person."""
+    """Other bytes under a known SOP Instance UID: keep and deliver both in order, answer 0x0111, or hold for a
+    person."""
 
     @field_validator("workers")
     @classmethod

@@ -57,7 +57,11 @@ class RouterControl:
             "version": __version__,
             "state": "draining" if router.draining else "running",
             "started": router.started,
-            "rules": {"version": router.rules.current.version, "loaded": router.rules.loaded, "problems": router.rules.problems},
+            "rules": {
+                "version": router.rules.current.version,
+                "loaded": router.rules.loaded,
+                "problems": router.rules.problems,
+            },
             "listeners": [
                 {
                     "name": server.listener.name,
@@ -86,7 +90,7 @@ class RouterControl:
         oldest = await router.ledger.oldest()
         dead = await router.ledger.dead_by_destination()
         now = time.time()
-        rows = []
+        rows: list[Json] = []
         for destination in router.config.destinations:
             name = destination.name
             if only is not None and name != only:
@@ -131,7 +135,9 @@ class RouterControl:
             "verdict": decision.verdict,
             "destinations": list(decision.destinations),
             "version": decision.version,
-            "rules": [{"name": line.name, "matched": line.matched, "because": line.because} for line in explanation.rules],
+            "rules": [
+                {"name": line.name, "matched": line.matched, "because": line.because} for line in explanation.rules
+            ],
         }
 
     async def rules(self) -> Json:
@@ -205,7 +211,9 @@ class RouterControl:
 
     def _known(self, destination: str) -> None:
         if destination not in self._router.lanes:
-            raise NotFound(f"no destination is named {destination!r}; there are: {', '.join(self._router.lanes) or 'none'}")
+            raise NotFound(
+                f"no destination is named {destination!r}; there are: {', '.join(self._router.lanes) or 'none'}"
+            )
 
     def _wake(self, names: dict[str, int]) -> None:
         for name in names:

@@ -1,6 +1,8 @@
-"""The whole in a minute: a router and two archives in this process, sample objects sent through, and a table of what reached whom.
+"""The whole in a minute: a router and two archives in this process, sample objects sent through, and a table of what
+reached whom.
 
-The objects are those that pydicom ships; nothing outside of a temporary folder is touched, and everything is on loopback.
+The objects are those that pydicom ships; nothing outside of a temporary folder is touched, and everything is on
+loopback.
 """
 
 from __future__ import annotations

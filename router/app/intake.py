@@ -2,10 +2,13 @@
 
 The invariants, each held by a test:
 
-1. 0x0000 is said in one place, ``_Group.answer``, after the spool has synced the record *and* the ledger has committed the
-   instance with every delivery that its decision names. A DISCARD decision is the only other success, and it is counted.
+1. 0x0000 is said in one place, ``_Group.answer``, after the spool has synced the record *and* the ledger has
+committed the
+   instance with every delivery that its decision names. A DISCARD decision is the only other success, and it is
+   counted.
 2. Any doubt (sync error, commit error, full disk) answers 0xA700 and leaves no reservation behind.
-3. A group's records are written before its ledger transaction starts, and the sync and the commit then run side by side.
+3. A group's records are written before its ledger transaction starts, and the sync and the commit then run side by
+side.
 4. Bytes of a data set are copied once, from the receive buffer, and given on by reference: to the spool, to the lanes.
 5. Memory is bounded: an object beyond ``object_memory`` streams to the disk, and past ``ingest_memory`` sockets rest.
 """
@@ -16,6 +19,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
+from typing import Any
 
 import xxhash
 
@@ -101,7 +105,8 @@ class StoreIntake:
     """Implements ``ports.Intake``. One per process; lives on the event loop.
 
     Args:
-        rules: Gives the rule set in force; asked once per object, at its beginning, since the rules name the attributes to collect.
+        rules: Gives the rule set in force; asked once per object, at its beginning, since the rules name the
+        attributes to collect.
         discarded: Called with the rule names of every object that a rule dropped.
         changed_duplicate: ``version``, ``reject`` or ``hold``: what to do with other bytes under a known UID.
     """
@@ -195,7 +200,7 @@ class StoreIntake:
 
     # The group commit: spool thread, ledger thread, loop ---------------------------------------------------
 
-    def written(self, entries: Sequence[Entry]) -> None:
+    def written(self, entries: Sequence[Any]) -> None:
         """Spool thread: the bytes are in the page cache and have their places; the sync comes next."""
         group = _Group(self, entries)
         receipts = []
@@ -215,13 +220,13 @@ class StoreIntake:
             )
         self.ledger.record(receipts, group.committed)
 
-    def synced(self, entries: Sequence[Entry]) -> None:
+    def synced(self, entries: Sequence[Any]) -> None:
         """Spool thread."""
         group = entries[0].group
         if group is not None:
             group.synced(None)
 
-    def failed(self, entries: Sequence[Entry], problem: SpoolError) -> None:
+    def failed(self, entries: Sequence[Any], problem: SpoolError) -> None:
         """Spool thread: these entries are not durable. Those never written have no group and no ledger rows."""
         group = entries[0].group
         if group is None:

@@ -20,7 +20,8 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log) -> None:
     """Bring spool and ledger together.
 
     * The ledger is new and the spool is not: everything whole is owed again; what is damaged is set aside.
-    * Otherwise the newest instances are compared with their records: rows whose record a crash tore before anybody was told are
+    * Otherwise the newest instances are compared with their records: rows whose record a crash tore before anybody
+      was told are
       removed. Records without rows have no owner and their segments are used again.
     """
     if ledger.fresh and not spool.empty:

@@ -151,9 +151,7 @@ class Router:
             changed_duplicate=config.on_changed_duplicate,
         )
         self.ledger.start(self.loop, failed=self._ledger_failed)
-        self.spool.start(
-            self.loop, written=self.intake.written, synced=self.intake.synced, failed=self._spool_failed
-        )
+        self.spool.start(self.loop, written=self.intake.written, synced=self.intake.synced, failed=self._spool_failed)
         self.held = HeldInstances(self)
         for name, reason in self.ledger.paused().items():
             if name in self.lanes:
@@ -198,7 +196,7 @@ class Router:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise RouterError(
-                f"cannot use the data directory {folder}: {error.strerror}; it must be writable for this user (node.data_dir)"
+                f"cannot use node.data_dir {folder}: {error.strerror}; it must be writable for this user"
             ) from error
         self.spool = Spool.open(folder / "spool", self.config.spool, log=self.log)
         try:
@@ -212,7 +210,9 @@ class Router:
         """Deliveries to destinations that the configuration no longer has wait for ever: somebody should know."""
         for name, (count, _) in self.ledger.counts.open.items():
             if count and name not in self.lanes:
-                self.log.error("deliveries wait for a destination that is not configured", destination=name, waiting=count)
+                self.log.error(
+                    "deliveries wait for a destination that is not configured", destination=name, waiting=count
+                )
 
     # What parts report -------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Router:
 
     def _spool_failed(self, entries: Sequence[object], problem: SpoolError) -> None:
         """In the spool's thread."""
-        self.intake.failed(entries, problem)  # type: ignore[arg-type]
+        self.intake.failed(entries, problem)
         if self.spool.failed:
             self.loop.call_soon_threadsafe(self._storage_failed, str(problem))
 
@@ -259,7 +259,8 @@ class Router:
     # Ending ------------------------------------------------------------------------------------------------
 
     async def close(self, grace: float) -> None:
-        """Drain: no new associations, open ones finish within ``grace`` seconds, leases go back, everything is committed."""
+        """Drain: no new associations, open ones finish within ``grace`` seconds, leases go back, everything is
+        committed."""
         if self._closed:
             return
         self._closed = True

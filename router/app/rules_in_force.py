@@ -1,4 +1,5 @@
-"""The rule set that decides now, and how it is replaced: parse, check, run its tests, swap one reference between two objects.
+"""The rule set that decides now, and how it is replaced: parse, check, run its tests, swap one reference between two
+objects.
 
 Anything wrong keeps the old rules, says where (``file:line:column``) and sets
 ``dicom_router_config_last_reload_successful`` to 0.

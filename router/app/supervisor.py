@@ -1,6 +1,7 @@
 """Runs one router in this process: the loop, the signals, the exit code.
 
-SIGTERM drains (a second one stops now), SIGHUP reloads. Exit codes: 0 drained, 1 could not start, 3 the disk or the ledger
+SIGTERM drains (a second one stops now), SIGHUP reloads. Exit codes: 0 drained, 1 could not start, 3 the disk or the
+ledger
 failed under us (nothing was acknowledged after it), 78 the configuration is wrong.
 """
 
@@ -49,7 +50,7 @@ def run_loop(main: object) -> int:
         import uvloop
     except ImportError:
         return asyncio.run(main)  # type: ignore[arg-type]
-    return uvloop.run(main)  # type: ignore[arg-type, no-any-return]
+    return uvloop.run(main)  # type: ignore[arg-type]
 
 
 async def _main(config: Config) -> int:

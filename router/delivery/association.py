@@ -43,7 +43,8 @@ class LaneAssociation:
 
     @property
     def soon(self) -> int:
-        """Objects that it will take without another association: one while it is being opened, else none once it is full."""
+        """Objects that it will take without another association: one while it is being opened, else none once it is
+        full."""
         if self._retiring:
             return 0
         return 1 if self._sender is None else max(0, self._sender.room)
@@ -134,9 +135,7 @@ class LaneAssociation:
             sender is None
             or self._in_flight
             or not sender.alive
-            or (self._task is not None
-            and not self._task.done()
-            and self._delivered)
+            or (self._task is not None and not self._task.done() and self._delivered)
         ):
             return
         if self._retiring:
@@ -178,7 +177,8 @@ class LaneAssociation:
         error = closed.result()
         died = error is not None and not self._delivered and not self._retiring
         self._sender = None
-        # Futures of what was in flight have their errors already and are handled in this turn of the loop; then it is over.
+        # Futures of what was in flight have their errors already and are handled in this turn of the loop; then it is
+        # over.
         self._loop.call_soon(self._after_close, judge_error(error) if died and error is not None else None)
 
     def _after_close(self, judgement) -> None:  # type: ignore[no-untyped-def]

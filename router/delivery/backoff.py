@@ -11,7 +11,7 @@ def rest_seconds(failures: int, jitter: float, *, first: float = FIRST) -> float
     """Rest after ``failures`` in a row (1 or more): doubling from ``first`` to 300 s.
 
     Args:
-        jitter: 0 to 1, random: spreads the rest by ±20 %, so that destinations that failed together do not return together.
+        jitter: 0 to 1, random: spreads the rest by ±20 %, so that what failed together does not return together.
     """
     doubled = first * 2.0 ** min(failures - 1, 16)
     return min(doubled, LONGEST) * (1.0 - JITTER + 2.0 * JITTER * jitter)

@@ -1,7 +1,9 @@
 """Objects to a folder: Part 10 files, whole or not there.
 
-Each is written under a temporary name, synced, renamed, and its folder synced before it counts as delivered. Names are our own
-instance ids: nothing that a peer sent becomes part of a path. Writing the same object again replaces the file by itself.
+Each is written under a temporary name, synced, renamed, and its folder synced before it counts as delivered. Names
+are our own
+instance ids: nothing that a peer sent becomes part of a path. Writing the same object again replaces the file by
+itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""One lane per destination: its own window of deliveries, associations, rest and reason. Lanes share nothing but a memory budget.
+"""One lane per destination: its own window of deliveries, associations, rest and reason. Lanes share nothing but a
+memory budget.
 
 ::
 

@@ -44,7 +44,7 @@ class Queries:
         for name in destinations:
             with self._lock:
                 row = self._connection.execute(
-                    f"select i.received from delivery d join instance i on i.id=d.instance_id "  # noqa: S608
+                    f"select i.received from delivery d join instance i on i.id=d.instance_id "
                     f"where d.dest=? and d.state in {OPEN} order by d.instance_id limit 1",
                     (name,),
                 ).fetchone()
@@ -58,7 +58,7 @@ class Queries:
         rows = self._rows(
             "select d.id as delivery, d.dest as destination, d.state, d.attempts, d.not_before, d.last_error, d.last_status, "
             "i.id as instance, i.sop as sop_instance, i.study, i.modality, i.size, i.received "
-            f"from delivery d join instance i on i.id=d.instance_id where {where} order by d.instance_id limit ?",  # noqa: S608
+            f"from delivery d join instance i on i.id=d.instance_id where {where} order by d.instance_id limit ?",
             ((destination, limit) if destination is not None else (limit,)),
         )
         return [_shown(row) for row in rows]
@@ -68,14 +68,16 @@ class Queries:
         rows = self._rows(
             "select d.id as delivery, d.dest as destination, d.attempts, d.last_error, d.last_status, d.updated, "
             "i.id as instance, i.sop as sop_instance, i.sop_class, i.ts as transfer_syntax, i.study, i.size, i.received "
-            f"from delivery d join instance i on i.id=d.instance_id where {where} order by d.id limit ?",  # noqa: S608
+            f"from delivery d join instance i on i.id=d.instance_id where {where} order by d.id limit ?",
             ((destination, limit) if destination is not None else (limit,)),
         )
         return [_shown(row) for row in rows]
 
     def dead_by_destination(self) -> dict[str, int]:
         with self._lock:
-            return dict(self._connection.execute("select dest, count(*) from delivery where state='dead' group by dest"))
+            return dict(
+                self._connection.execute("select dest, count(*) from delivery where state='dead' group by dest")
+            )
 
     def held(self, limit: int) -> list[dict[str, Any]]:
         rows = self._rows(
@@ -86,7 +88,8 @@ class Queries:
         return [_shown(row) for row in rows]
 
     def studies(self, query: str, limit: int) -> list[dict[str, Any]]:
-        """Studies by Study Instance UID, accession number or patient id; ``*`` at the end matches any rest, empty any study."""
+        """Studies by Study Instance UID, accession number or patient id; ``*`` at the end matches any rest, empty
+        any study."""
         pattern = query.replace("%", "\\%").replace("_", "\\_").replace("*", "%")
         condition = (
             "1"
@@ -99,14 +102,15 @@ class Queries:
             "select i.study, i.accession, i.modality, count(distinct i.id) as instances, min(i.received) as first, "
             "max(i.received) as last, sum(d.state='done') as delivered, sum(d.state in ('ready','leased')) as waiting, "
             "sum(d.state='dead') as dead, sum(i.verdict='hold') as held "
-            f"from instance i left join delivery d on d.instance_id=i.id where {condition} "  # noqa: S608
+            f"from instance i left join delivery d on d.instance_id=i.id where {condition} "
             "group by i.study order by max(i.id) desc limit ?2",
             (pattern if query else "", limit),
         )
         return rows
 
     def trace(self, key: str, limit: int = 100) -> list[dict[str, Any]]:
-        """The story of every instance that ``key`` names: SOP instance, study or series UID, accession number, or our id."""
+        """The story of every instance that ``key`` names: SOP instance, study or series UID, accession number, or
+        our id."""
         condition = "i.sop=?1 or i.study=?1 or i.series=?1 or (i.accession=?1 and i.accession<>'')"
         try:
             number = parse_id(key)
@@ -116,7 +120,7 @@ class Queries:
         for row in self._rows(
             "select i.id as instance, i.sop as sop_instance, i.sop_class, i.ts as transfer_syntax, i.study, i.series, "
             "i.accession, i.modality, i.calling, i.called, i.peer, i.listener, i.address, i.size, i.received, i.verdict, "
-            f"i.rules, i.rule_version, i.supersedes from instance i where i.id=?3 or {condition} "  # noqa: S608
+            f"i.rules, i.rule_version, i.supersedes from instance i where i.id=?3 or {condition} "
             "order by i.id limit ?2",
             (key, limit, number),
         ):

@@ -48,6 +48,7 @@ def migrate(connection: apsw.Connection) -> bool:
 
     Raises LedgerTooNew for a ledger of a newer version of the router.
     """
+    version = 0
     with connection:
         connection.execute("create table if not exists schema_version(version integer not null)")
         row = connection.execute("select version from schema_version").fetchone()
@@ -63,4 +64,4 @@ def migrate(connection: apsw.Connection) -> bool:
         if version < len(STEPS):
             connection.execute("delete from schema_version")
             connection.execute("insert into schema_version values(?)", (len(STEPS),))
-        return version == 0
+    return version == 0

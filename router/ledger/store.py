@@ -1,4 +1,5 @@
-"""The ledger's transitions as SQL on one connection. Blocking; used by one thread, inside a transaction that the writer opens.
+"""The ledger's transitions as SQL on one connection. Blocking; used by one thread, inside a transaction that the
+writer opens.
 
 A delivery is *open* while it is ready or leased. States::
 
@@ -18,6 +19,7 @@ from typing import Any
 
 import apsw
 
+from router.errors import LedgerError
 from router.ledger.rows import (
     DELIVERY_COLUMNS,
     INSERT_INSTANCE,
@@ -95,8 +97,15 @@ class Store:
         """What the transaction under way changes; the writer applies or drops it."""
         self._next_delivery = self._max("delivery") + 1
 
+    def _one(self, sql: str, arguments: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+        """A row that is there by construction."""
+        row: tuple[Any, ...] | None = self.connection.execute(sql, arguments).fetchone()
+        if row is None:
+            raise LedgerError("a row of the ledger is missing")
+        return row
+
     def _max(self, table: str) -> int:
-        row = self.connection.execute(f"select coalesce(max(id), 0) from {table}").fetchone()  # noqa: S608
+        row = self._one(f"select coalesce(max(id), 0) from {table}")
         return int(row[0])
 
     def counters(self) -> Counters:
@@ -107,11 +116,9 @@ class Store:
             "where d.state in ('ready','leased') group by d.dest"
         ):
             counters.open[dest] = [count, size]
-        counters.dead = self.connection.execute("select count(*) from delivery where state='dead'").fetchone()[0]
-        counters.held = self.connection.execute("select count(*) from instance where verdict='hold'").fetchone()[0]
-        counters.kept_bytes = self.connection.execute(
-            "select coalesce(sum(length), 0) from instance where settled is not null"
-        ).fetchone()[0]
+        counters.dead = self._one("select count(*) from delivery where state='dead'")[0]
+        counters.held = self._one("select count(*) from instance where verdict='hold'")[0]
+        counters.kept_bytes = self._one("select coalesce(sum(length), 0) from instance where settled is not null")[0]
         return counters
 
     # Receiving ---------------------------------------------------------------------------------------------
@@ -174,11 +181,11 @@ class Store:
         return number
 
     def _older_open(self, sop: str, destination: str, instance: int) -> int | None:
-        row = self.connection.execute(
+        row = self._one(
             "select max(d.id) from delivery d join instance i on i.id = d.instance_id "
             "where i.sop=? and d.dest=? and i.id<>? and d.state in ('ready','leased')",
             (sop, destination, instance),
-        ).fetchone()
+        )
         number: int | None = row[0]
         return number
 
@@ -193,7 +200,7 @@ class Store:
         states = {state for _, state in existing.values()}
         if "dead" in states and "leased" not in states:
             # The old record may be what was wrong: from here on the new one is read.
-            row = execute("select segment, epoch, at, length from instance where id=?", (instance,)).fetchone()
+            row = self._one("select segment, epoch, at, length from instance where id=?", (instance,))
             result.unneeded = Location(*row)
             place = receipt.location
             execute(
@@ -256,7 +263,7 @@ class Store:
             (self.owner, now + LEASE_SECONDS, now, listed),
         )
         rows = self.connection.execute(
-            f"select {INSTANCE_COLUMNS}, {DELIVERY_COLUMNS} from delivery d join instance i on i.id = d.instance_id "  # noqa: S608
+            f"select {INSTANCE_COLUMNS}, {DELIVERY_COLUMNS} from delivery d join instance i on i.id = d.instance_id "
             "where d.id in (select value from json_each(?)) and d.owner=? and d.state='leased'",
             (listed, self.owner),
         )
@@ -277,9 +284,7 @@ class Store:
 
     def next_ready_at(self, destination: str) -> float | None:
         """When the earliest ready delivery that must still wait may be tried."""
-        row = self.connection.execute(
-            "select min(not_before) from delivery where dest=? and state='ready'", (destination,)
-        ).fetchone()
+        row = self._one("select min(not_before) from delivery where dest=? and state='ready'", (destination,))
         moment: float | None = row[0]
         return moment
 
@@ -318,7 +323,7 @@ class Store:
             self.event(now, row[0], row[1], "retry", reason)
 
     def _closed(self, instance: int, destination: str, now: float, *, settle: bool) -> None:
-        size, length = self.connection.execute("select size, length from instance where id=?", (instance,)).fetchone()
+        size, length = self._one("select size, length from instance where id=?", (instance,))
         self.delta.add_open(destination, -1, -size)
         if settle:
             self.connection.execute(
@@ -344,7 +349,7 @@ class Store:
         return [
             instance_of(row)
             for row in self.connection.execute(
-                f"select {INSTANCE_COLUMNS} from instance i order by i.id desc limit ?",  # noqa: S608
+                f"select {INSTANCE_COLUMNS} from instance i order by i.id desc limit ?",
                 (limit,),
             )
         ]
@@ -359,7 +364,7 @@ class Store:
     def instances_in(self, segment: int) -> list[tuple[InstanceInfo, Decision, Location]]:
         found = []
         for row in self.connection.execute(
-            f"select {INSTANCE_COLUMNS}, i.verdict, i.priority, i.rules, i.rule_version, "  # noqa: S608
+            f"select {INSTANCE_COLUMNS}, i.verdict, i.priority, i.rules, i.rule_version, "
             "(select json_group_array(d.dest) from delivery d where d.instance_id=i.id) from instance i where i.segment=?",
             (segment,),
         ):
@@ -405,9 +410,9 @@ class Store:
             if settled > now - keep_seconds and freed >= excess_bytes:
                 break
             freed += length
-            delivered = self.connection.execute(
+            delivered = self._one(
                 "select json_group_object(dest, updated) from delivery where instance_id=?", (number,)
-            ).fetchone()[0]
+            )[0]
             self.connection.execute(
                 "insert into history(id, sop, study, accession, received, settled, delivered) values(?,?,?,?,?,?,?)",
                 (number, sop, study, accession, received, settled, delivered),
@@ -429,7 +434,8 @@ class Store:
         )
 
     def select(self, selector: dict[str, Any]) -> list[tuple[int, int]]:
-        """(instance, size) of a selector: ``id``, or ``uid``: a SOP instance, series or study UID or an accession number."""
+        """(instance, size) of a selector: ``id``, or ``uid``: a SOP instance, series or study UID or an accession
+        number."""
         if "id" in selector:
             found = list(self.connection.execute("select id, size from instance where id=?", (selector["id"],)))
             if found:
@@ -447,10 +453,10 @@ class Store:
         chosen = self.select(selector)
         if not chosen:
             return None
-        row = self.connection.execute(
-            f"select {INSTANCE_COLUMNS} from instance i where i.id=?",  # noqa: S608
+        row = self._one(
+            f"select {INSTANCE_COLUMNS} from instance i where i.id=?",
             (chosen[-1][0],),
-        ).fetchone()
+        )
         return instance_of(row)
 
     def resend(self, selector: dict[str, Any], destination: str | None, now: float) -> dict[str, int]:
@@ -535,7 +541,7 @@ class Store:
         return [
             instance_of(row)
             for row in self.connection.execute(
-                f"select {INSTANCE_COLUMNS} from instance i where i.verdict='hold' and i.id>? order by i.id limit ?",  # noqa: S608
+                f"select {INSTANCE_COLUMNS} from instance i where i.verdict='hold' and i.id>? order by i.id limit ?",
                 (after, limit),
             )
         ]
@@ -557,9 +563,7 @@ class Store:
                 self.delta.add_open(destination, 1, row[0])
                 woken.add(destination)
             if not decision.destinations:
-                length = self.connection.execute(
-                    "update instance set settled=? where id=? returning length", (now, number)
-                ).fetchone()[0]
+                length = self._one("update instance set settled=? where id=? returning length", (now, number))[0]
                 self.delta.kept_bytes += length
         return woken
 

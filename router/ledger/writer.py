@@ -1,7 +1,8 @@
 """The ledger of one process: one connection that writes, in one thread, everything that waits in one transaction.
 
 Receipts of a group, outcomes of deliveries and leases share a commit; with WAL and ``synchronous=FULL`` a commit that has returned is
-on the disk. After the first I/O error the ledger is *failed*: nobody is told success any more. A full disk refuses receipts and
+on the disk. After the first I/O error the ledger is *failed*: nobody is told success any more. A full disk refuses
+receipts and
 keeps the rest for the next transaction.
 """
 
@@ -122,7 +123,8 @@ class SqliteLedger:
         self.counts = self._store.counters()
 
     def rebuild(self, records: Iterable[tuple[InstanceInfo, Decision, Location]]) -> list[Location]:
-        """Take in records of a spool whose ledger was lost: everything is owed again. Gives the records that are identical
+        """Take in records of a spool whose ledger was lost: everything is owed again. Gives the records that are
+        identical
         duplicates and not needed. Blocking; before ``start``."""
         unneeded = []
         with self._connection:
@@ -137,7 +139,7 @@ class SqliteLedger:
         row = self._connection.execute(
             "select max(coalesce((select max(id) from instance), 0), coalesce((select max(id) from history), 0))"
         ).fetchone()
-        return int(row[0])
+        return int(row[0]) if row is not None else 0
 
     def start(self, loop: asyncio.AbstractEventLoop, *, failed: Callable[[LedgerError], None]) -> None:
         """``failed`` is called in the ledger's thread, once."""
@@ -161,7 +163,8 @@ class SqliteLedger:
     # The hot path ------------------------------------------------------------------------------------------
 
     def record(self, receipts: Sequence[Receipt], done: Done) -> None:
-        """Any thread. ``done`` is called in the ledger's thread after the commit, with one result per receipt, or an error."""
+        """Any thread. ``done`` is called in the ledger's thread after the commit, with one result per receipt, or
+        an error."""
         self._queue.put(_Record(receipts, done))
 
     def settle(self, outcome: Outcome) -> None:

@@ -207,7 +207,7 @@ def _number_test(subject: Subject, one: Callable[[float], bool]) -> Test:
     path = subject.path
     if path is None:
         return lambda view: one(view.facts.size)
-    return lambda view: any(map(one, view.numbers(path)))
+    return lambda view: any(map(one, view.numbers[path]))
 
 
 def _texts(subject: Subject, options: list[Any], text: str, path: KeyPath, context: Context) -> Condition:
@@ -251,8 +251,8 @@ def _text_test(subject: Subject, one: values.TextTest, exactly: str | None = Non
             return lambda view: one(str(view.facts.size))
         return lambda view: one(fact(view.facts))
     if exactly is not None:
-        return lambda view: exactly in view.texts(path)
-    return lambda view: any(map(one, view.texts(path)))
+        return lambda view: exactly in view.texts[path]
+    return lambda view: any(map(one, view.texts[path]))
 
 
 def _numbers_or_texts(subject: Subject, options: list[Any], text: str) -> Condition:
@@ -332,7 +332,7 @@ def _operator_condition(
 
         def recent(view: View) -> bool:
             now = view.facts.now
-            return any(values.is_recent(value, now, days) and one(value) for value in view.texts(path))
+            return any(values.is_recent(value, now, days) and one(value) for value in view.texts[path])
 
         return Condition(text, recent, subject=subject)
     if not as_numbers:

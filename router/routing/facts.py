@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -55,41 +55,42 @@ FIELDS: Mapping[str, str] = {
 """What rules call a fact, and where it is in ``RuleFacts``."""
 
 
+class _Values(dict[Path, tuple[T, ...]]):
+    """Values by path, read when they are first asked for; ``()`` for a missing element. Raises NotAvailable.
+
+    A dictionary, since every condition of every rule asks it: what is known costs no call.
+    """
+
+    __slots__ = ("_read", "_seen")
+
+    def __init__(self, read: Callable[[Path], tuple[T, ...] | None], seen: Callable[[Path], bool | None]) -> None:
+        self._read = read
+        self._seen = seen
+
+    def __missing__(self, path: Path) -> tuple[T, ...]:
+        values = self._read(path)
+        if values is None:
+            if self._seen(path) is not False:
+                raise NotAvailable
+            values = ()
+        self[path] = values
+        return values
+
+
 class View:
     """One instance while it is being decided; what was decoded once is kept."""
 
-    __slots__ = ("_attributes", "_numbers", "_texts", "facts")
+    __slots__ = ("_seen", "facts", "numbers", "texts")
 
     def __init__(self, attributes: AttributeView, facts: RuleFacts) -> None:
-        self._attributes = attributes
         self.facts = facts
-        self._texts: dict[Path, tuple[str, ...]] = {}
-        self._numbers: dict[Path, tuple[float, ...]] = {}
-
-    def texts(self, path: Path) -> tuple[str, ...]:
-        """The values; none if the element is missing. Raises NotAvailable."""
-        values = self._texts.get(path)
-        if values is None:
-            values = self._texts[path] = self._readable(path, self._attributes.texts(path))
-        return values
-
-    def numbers(self, path: Path) -> tuple[float, ...]:
-        """The values that are numbers; none if the element is missing. Raises NotAvailable."""
-        values = self._numbers.get(path)
-        if values is None:
-            values = self._numbers[path] = self._readable(path, self._attributes.numbers(path))
-        return values
+        self._seen = attributes.seen
+        self.texts = _Values(attributes.texts, attributes.seen)
+        self.numbers = _Values(attributes.numbers, attributes.seen)
 
     def exists(self, path: Path) -> bool:
         """Whether the element is there, empty or not. Raises NotAvailable."""
-        seen = self._attributes.seen(path)
+        seen = self._seen(path)
         if seen is None:
             raise NotAvailable
         return seen
-
-    def _readable(self, path: Path, values: tuple[T, ...] | None) -> tuple[T, ...]:
-        if values is None:
-            if self._attributes.seen(path) is not False:
-                raise NotAvailable
-            return ()
-        return values

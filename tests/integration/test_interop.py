@@ -1,6 +1,7 @@
 """Real senders, real destinations: what arrives is what was sent, byte for byte, in every transfer syntax they carry.
 
-Senders: DCMTK ``storescu`` and ``dcmsend``, pynetdicom, Orthanc. Destinations: two ``storescp``, an Orthanc and a folder.
+Senders: DCMTK ``storescu`` and ``dcmsend``, pynetdicom, Orthanc. Destinations: two ``storescp``, an Orthanc and a
+folder.
 """
 
 from __future__ import annotations
@@ -66,12 +67,13 @@ def test_storescu_and_dcmsend_reach_two_storescp_and_a_folder(tmp_path: Path) ->
         ) as router,
     ):
         half = len(samples) // 2
+        paths = [sample.path for sample in samples]
         subprocess.run(
-            [require("storescu"), "-aec", "ROUTER", "127.0.0.1", str(router.port), *(str(s.path) for s in samples[:half])],
+            [require("storescu"), "-aec", "ROUTER", "127.0.0.1", str(router.port), *map(str, paths[:half])],
             check=True, timeout=60, env=None,
         )  # fmt: skip
         subprocess.run(
-            [require("dcmsend"), "-aec", "ROUTER", "127.0.0.1", str(router.port), *(str(s.path) for s in samples[half:])],
+            [require("dcmsend"), "-aec", "ROUTER", "127.0.0.1", str(router.port), *map(str, paths[half:])],
             check=True, timeout=60,
         )  # fmt: skip
         expected = digests(samples)
@@ -90,7 +92,9 @@ def test_orthanc_sends_and_receives(tmp_path: Path) -> None:
         destinations = {"dcmtk": f"dicom://STORESCP@127.0.0.1:{port}", "orthanc": f"dicom://ORTHANC@127.0.0.1:{dicom}"}
         with (
             RouterProcess(tmp_path / "router", destinations) as router,
-            orthanc(tmp_path / "near", settings={"DicomModalities": {"router": ["ROUTER", "127.0.0.1", router.port]}}) as (_, near),
+            orthanc(
+                tmp_path / "near", settings={"DicomModalities": {"router": ["ROUTER", "127.0.0.1", router.port]}}
+            ) as (_, near),
         ):
             for sample in samples:
                 answer = post(near, "/instances", sample.path.read_bytes())
@@ -142,13 +146,19 @@ def test_every_transfer_syntax_of_the_samples_goes_through_unchanged(tmp_path: P
                 else:
                     refused[sample.path.name] = status
             sender.release()
-        print(f"\n{len(answered)} samples stored, refused: {({k: hex(v or -1) for k, v in refused.items()})}")
+        print(f"\n{len(answered)} samples stored, refused: { ({k: hex(v or -1) for k, v in refused.items()}) }")
         syntaxes = {s.transfer_syntax for s in samples if s.sop_instance in answered}
         assert len(answered) > 60
         assert len(syntaxes) >= 10, syntaxes
         wait_for(lambda: has_all(archive, answered), 60, "delivery to the folder")
         # storescp does not know every private syntax: what it was able to take must be identical.
-        wait_for(lambda: router.metric("dicom_router_deliveries_total", outcome="delivered") + dead(router) >= 2 * len(answered), 120, "lanes at rest")
+        wait_for(
+            lambda: (
+                router.metric("dicom_router_deliveries_total", outcome="delivered") + dead(router) >= 2 * len(answered)
+            ),
+            120,
+            "lanes at rest",
+        )
         got = received(folder)
         assert all(answered[uid] == digest for uid, many in got.items() for digest in many)
         assert len(got) >= len(answered) * 0.9, f"{len(got)} of {len(answered)}"
@@ -156,12 +166,15 @@ def test_every_transfer_syntax_of_the_samples_goes_through_unchanged(tmp_path: P
 
 def dead(router: RouterProcess) -> float:
     return router.metric("dicom_router_deliveries_total", outcome="dead") + sum(
-        1 for line in json.loads(router.cli("queue", "-c", str(router.config), "--json", check=False).stdout or "[]") or []
+        1
+        for line in json.loads(router.cli("queue", "-c", str(router.config), "--json", check=False).stdout or "[]")
+        or []
     )
 
 
 def test_dcmtk_senders_with_nagle_are_not_slow(tmp_path: Path) -> None:
-    """Fifty small images from an untuned storescu: the stall of 40 ms per object is ours to avoid by acknowledging at once."""
+    """Fifty small images from an untuned storescu: the stall of 40 ms per object is ours to avoid by acknowledging
+    at once."""
     samples = studies(tmp_path, 1)
     with RouterProcess(tmp_path / "router", {}) as router:
         program = require("storescu")
@@ -169,12 +182,16 @@ def test_dcmtk_senders_with_nagle_are_not_slow(tmp_path: Path) -> None:
 
         started = time.monotonic()
         subprocess.run(
-            [program, "--repeat", "50", "-aec", "ROUTER", "127.0.0.1", str(router.port), str(samples[0].path)], check=True, timeout=60
+            [program, "--repeat", "50", "-aec", "ROUTER", "127.0.0.1", str(router.port), str(samples[0].path)],
+            check=True,
+            timeout=60,
         )
         assert time.monotonic() - started < 50 * 0.04
 
 
 def test_echoscu(tmp_path: Path) -> None:
     with RouterProcess(tmp_path / "router", {}) as router:
-        subprocess.run([require("echoscu"), "-aec", "ROUTER", "127.0.0.1", str(router.port)], check=True, timeout=30, env=None)
+        subprocess.run(
+            [require("echoscu"), "-aec", "ROUTER", "127.0.0.1", str(router.port)], check=True, timeout=30, env=None
+        )
         assert NODELAY

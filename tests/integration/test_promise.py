@@ -141,7 +141,9 @@ def test_rules_decide_who_gets_what_and_reload_without_a_restart(tmp_path: Path)
 
         router.write_rules('[[rule]]\nname = "broken"\nmatch = { Modalty = "CT" }\nto = ["ct"]\n')
         wait_for(
-            lambda: router.metric("dicom_router_config_last_reload_successful") == 0, 20, "the broken file to be refused"
+            lambda: router.metric("dicom_router_config_last_reload_successful") == 0,
+            20,
+            "the broken file to be refused",
         )
         assert "did you mean" in router.log.read_text()
 
@@ -170,7 +172,12 @@ def test_trace_tells_the_story_of_one_object(tmp_path: Path) -> None:
 
 def test_garbage_and_http_on_the_dicom_port_cost_nothing(tmp_path: Path) -> None:
     with RouterProcess(tmp_path / "router", {}) as router:
-        for garbage in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", os.urandom(4096), b"\x01\x00\xff\xff\xff\xff"):
+        for garbage in (
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00",
+            os.urandom(4096),
+            b"\x01\x00\xff\xff\xff\xff",
+        ):
             with socket.create_connection(("127.0.0.1", router.port), timeout=20) as connection:
                 connection.sendall(garbage)
                 connection.settimeout(15)
@@ -193,7 +200,9 @@ def test_a_second_router_on_the_same_port_says_so(tmp_path: Path) -> None:
 
 
 def test_a_wrong_configuration_is_told_whole_and_exits_78(tmp_path: Path) -> None:
-    router = RouterProcess(tmp_path / "router", {"a": "dicom://TOO_LONG_AE_TITLE_HERE@127.0.0.1:104"}, extra="[nodee]\nx = 1")
+    router = RouterProcess(
+        tmp_path / "router", {"a": "dicom://TOO_LONG_AE_TITLE_HERE@127.0.0.1:104"}, extra="[nodee]\nx = 1"
+    )
     router.write_rules('[[rule]]\nname = "x"\nmatch = { Modalty = "CT" }\nto = ["nowhere"]\n')
     result = router.cli("run", "-c", str(router.config), check=False)
     assert result.returncode == 78

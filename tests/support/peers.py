@@ -90,7 +90,9 @@ def storescp(folder: Path, *options: str, port: int | None = None, aet: str = "S
 
 
 @contextmanager
-def orthanc(folder: Path, *, aet: str = "ORTHANC", settings: Mapping[str, object] | None = None) -> Iterator[tuple[int, int]]:
+def orthanc(
+    folder: Path, *, aet: str = "ORTHANC", settings: Mapping[str, object] | None = None
+) -> Iterator[tuple[int, int]]:
     """Orthanc with everything in ``folder``; gives (DICOM port, HTTP port)."""
     program = require("Orthanc")
     folder.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,10 @@ class RouterProcess:
     def post(self, path: str, body: object = None) -> str:
         data = json.dumps(body).encode() if body is not None else b""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.admin}{path}", data=data, method="POST", headers={"Content-Type": "application/json"}
+            f"http://127.0.0.1:{self.admin}{path}",
+            data=data,
+            method="POST",
+            headers={"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             text: str = answer.read().decode()

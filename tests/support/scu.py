@@ -1,4 +1,5 @@
-"""A sender that is not ours: pynetdicom's association carrying data sets as raw bytes, so what is sent is known to the byte."""
+"""A sender that is not ours: pynetdicom's association carrying data sets as raw bytes, so what is sent is known to
+the byte."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class RawSender:
         request.Priority = 0
         request.DataSet = io.BytesIO(data)
         association = self.association
-        # pynetdicom's reactor would take the answer for a request of the peer; its own send_c_store pauses it the same way.
+        # pynetdicom's reactor would take the answer for a request of the peer; its own send_c_store pauses it the
+        # same way.
         association._reactor_checkpoint.clear()
         deadline = time.monotonic() + 5
         while not association._is_paused and time.monotonic() < deadline:

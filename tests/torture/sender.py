@@ -2,7 +2,8 @@
 
     python -m tests.torture.sender PORT NAME LEDGER SEED
 
-Sends until its standard input closes, on a new association whenever the old one dies; every object has its own UID and its
+Sends until its standard input closes, on a new association whenever the old one dies; every object has its own UID
+and its
 own pixels. Objects that were not answered are sent again with the next association, as a modality would.
 """
 

@@ -1,6 +1,7 @@
 """kill -9 under load: nothing that was answered 0x0000 is lost, and every destination has it, byte-identical.
 
-Four senders and three destinations are processes of their own, built on pynetdicom; each writes a synced ledger. The router
+Four senders and three destinations are processes of their own, built on pynetdicom; each writes a synced ledger. The
+router
 is killed at random moments and started again. When it has drained, the senders' ledgers are compared with every
 destination's. Duplicates (an answer that the kill swallowed) are legal and are counted.
 """
@@ -24,7 +25,9 @@ DESTINATIONS = 3
 
 
 def spawn(module: str, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
 
 
 def lines(path: Path) -> list[tuple[str, str]]:

@@ -38,6 +38,6 @@ def demo() -> None:
     Example:
       dicom-router demo
     """
-    from router.app import demo as show
+    from router.app.demo import run as show
 
-    sys.exit(show.run())
+    sys.exit(show())
