@@ -125,6 +125,9 @@ _ENCAPSULATED = """
 4.106.1 MPEG4HP42STEREOF Fragmentable MPEG-4 AVC/H.264 Stereo High Profile / Level 4.2
 4.107 HEVCMP51 HEVC/H.265 Main Profile / Level 5.1
 4.108 HEVCM10P51 HEVC/H.265 Main 10 Profile / Level 5.1
+4.110 JPEGXLLossless JPEG XL Lossless
+4.111 JPEGXLJPEGRecompression JPEG XL JPEG Recompression
+4.112 JPEGXL JPEG XL
 4.201 HTJ2KLossless High-Throughput JPEG 2000 Image Compression (Lossless Only)
 4.202 HTJ2KLosslessRPCL High-Throughput JPEG 2000 with RPCL Options Image Compression (Lossless Only)
 4.203 HTJ2K High-Throughput JPEG 2000 Image Compression
