@@ -7,6 +7,11 @@ SOURCES := pyproject.toml setup.py $(wildcard router/*.pyx)
 .PHONY: run venv test lint bench torture clean debian-packages
 
 run: venv
+	@echo "DICOM on 127.0.0.1:11112 as ROUTER, console on http://127.0.0.1:9180, files in var/archive. In another terminal:"
+	@echo "    storescu -aec ROUTER 127.0.0.1 11112 FILE.dcm"
+	@echo "    $(BIN)/dicom-router send ROUTER@127.0.0.1:11112 FOLDER"
+	@echo "    $(BIN)/dicom-router status"
+	@echo "Rules are in rules/; edit them while it runs. Ctrl-C drains and ends."
 	$(BIN)/dicom-router run -c router.toml
 
 venv: $(VENV)/.installed
@@ -38,8 +43,8 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.tests
-	$(BIN)/python -m benchmarks.flow
+bench: $(VENV)/.tests debian-packages
+	$(BIN)/python -m benchmarks.flow --json results/flow.json
 
 torture: $(VENV)/.tests debian-packages
 	$(BIN)/python -m pytest -q tests/torture --torture
