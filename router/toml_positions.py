@@ -30,6 +30,27 @@ def nearest(found: Mapping[KeyPath, Position], path: KeyPath) -> Position:
     return 1, 1
 
 
+def syntax_problem(file: str, text: str, message: str) -> str:
+    """What tomllib says ("... (at line 3, column 7)") with its place in front, as ``file:line:column: what``."""
+    what, _, place = message.rpartition(" (at ")
+    numbers = re.findall(r"\d+", place)
+    if what and len(numbers) == 2:
+        line, column = int(numbers[0]), int(numbers[1])
+    else:
+        # "at end of document"
+        what, line, column = what or message, text.count("\n") + 1, len(text) - text.rfind("\n")
+    return f"{file}:{line}:{column}: {what[:1].lower()}{what[1:]}"
+
+
+def in_order(file: str, problems: list[str]) -> list[str]:
+    """Problems of one file, ``file:line:column: ...``, from its top to its bottom."""
+
+    def place(problem: str) -> list[int]:
+        return [int(number) for number in problem.removeprefix(file + ":").split(":", 2)[:2]]
+
+    return sorted(problems, key=place)
+
+
 class _Scanner:
     def __init__(self, text: str) -> None:
         self.text = text

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from router.routing import values
 from router.routing.facts import NotAvailable, Path, View
@@ -34,6 +34,7 @@ MAX_NESTING = 16
 """Of any, all and not."""
 
 Test = Callable[[View], bool]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ def _compile(subject: Subject, value: Any, path: KeyPath, context: Context) -> C
         if subject.only_exists:
             raise ValueError(f"is of VR {subject.vr}, which has nothing to compare, use {{ exists = true }}")
         if subject.numeric:
-            return _numbers(subject, options, text)
+            return _numbers(subject, options, text, path, context)
         return _texts(subject, options, text, path, context)
     except ValueError as error:
         context.problem(path, str(error))
@@ -187,8 +188,19 @@ def as_toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _numbers(subject: Subject, options: list[Any], text: str) -> Condition:
-    wanted = frozenset(_number(subject, option) for option in options)
+def _each(options: list[Any], path: KeyPath, context: Context, read: Callable[[Any], T]) -> list[T]:
+    """All options read; each that cannot be is reported with its place in the list."""
+    found = []
+    for index, option in enumerate(options):
+        try:
+            found.append(read(option))
+        except ValueError as error:
+            context.problem((*path, index) if len(options) > 1 else path, str(error))
+    return found
+
+
+def _numbers(subject: Subject, options: list[Any], text: str, path: KeyPath, context: Context) -> Condition:
+    wanted = frozenset(_each(options, path, context, lambda option: _number(subject, option)))
     return Condition(
         text,
         _number_test(subject, wanted.__contains__),
@@ -210,24 +222,26 @@ def _number_test(subject: Subject, one: Callable[[float], bool]) -> Test:
     return lambda view: any(map(one, view.numbers[path]))
 
 
-def _texts(subject: Subject, options: list[Any], text: str, path: KeyPath, context: Context) -> Condition:
+def _texts(subject: Subject, options: list[Any], text: str, path: KeyPath, context: Context) -> Condition | None:
     """Equality, wildcards, names of UIDs: any option, any value."""
     if subject.vr == "UN" and any(
         isinstance(option, int | float) and not isinstance(option, bool) for option in options
     ):
         # A private element: whether it holds a number, only the objects tell.
         return _numbers_or_texts(subject, options, text)
-    texts = [text_of(subject, option) for option in options]
-    for option in texts:
+    texts = _each(options, path, context, lambda option: text_of(subject, option))
+    for index, option in enumerate(texts):
         if doubt := doubtful(subject, option) or _unknown_listener(subject, option, context.listeners):
-            context.warning(path, doubt)
+            context.warning((*path, index) if len(options) > 1 else path, doubt)
     exact = frozenset(option for option in texts if not values.is_pattern(option))
     patterns = frozenset(texts) - exact
     if subject.key == "PeerAddress":
-        tests = [values.network(option) for option in texts]
+        tests = _each(texts, path, context, values.network)
         exact, patterns = frozenset(), frozenset()
     else:
         tests = [values.wildcard(pattern) for pattern in sorted(patterns)]
+    if not texts or (not tests and not exact):
+        return None
     one: values.TextTest
     if not tests:
         one = exact.__contains__

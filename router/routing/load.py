@@ -21,7 +21,7 @@ from router.routing.rule_tests import RuleTest, compile_test
 from router.routing.rules import PRIORITIES, Rule, RuleSet
 from router.routing.subjects import subject_of
 from router.routing.words import did_you_mean, unknown_destination
-from router.toml_positions import KeyPath, Position, nearest, positions
+from router.toml_positions import KeyPath, Position, in_order, nearest, positions, syntax_problem
 
 MAX_FILE = 4 << 20
 """Bytes of one rule file; more is a mistake, not a rule."""
@@ -61,6 +61,7 @@ class _Reader:
         """The content, for the version; its rules and tests are added."""
         self.file = file.name
         self.found = {}
+        text = ""
         try:
             if file.stat().st_size > MAX_FILE:
                 self.report((), f"larger than {MAX_FILE >> 20} MiB")
@@ -76,7 +77,7 @@ class _Reader:
         except UnicodeDecodeError as error:
             self.report((), f"not UTF-8 at byte {error.start}")
         except tomllib.TOMLDecodeError as error:
-            self.problems.append(syntax_problem(self.file, str(error)))
+            self.problems.append(syntax_problem(self.file, text, str(error)))
         except RecursionError:
             self.report((), "is nested too deep")
         else:
@@ -86,9 +87,7 @@ class _Reader:
     def _tables(self, tables: dict[str, Any]) -> None:
         for key in tables:
             if key not in TOP_KEYS:
-                self.report(
-                    (key,), f"unknown key{did_you_mean(key, TOP_KEYS)}: a rule file holds [[rule]] and [[test]]"
-                )
+                self.report((key,), "unknown key, a rule file holds [[rule]] and [[test]]")
         for kind, handle in (("rule", self._rule), ("test", self._test)):
             found = tables.get(kind, [])
             if not isinstance(found, list):
@@ -156,7 +155,8 @@ class _Reader:
             return f"at {self.place(path)}"
         if len(name) > MAX_NAME or not name.isprintable():
             self.report(at, f"a name has {MAX_NAME} printable characters at most")
-        elif name in self.names:
+            return f"at {self.place(path)}"
+        if name in self.names:
             self.report(at, f'there is another rule "{name}", at {self.names[name]}')
         self.names.setdefault(name, self.place(path))
         return name
@@ -199,17 +199,6 @@ def _key_of(path: KeyPath) -> str:
     return ".".join(str(part) for part in (path if len(path) == 1 else path[2:]))
 
 
-def syntax_problem(file: str, message: str) -> str:
-    """What tomllib says ("... (at line 3, column 7)"), with its place in front."""
-    head, _, place = message.rpartition(" (at ")
-    numbers = [part for part in place.rstrip(")").replace(",", "").split() if part.isdigit()]
-    if len(numbers) == 2:
-        return f"{file}:{numbers[0]}:{numbers[1]}: {head[:1].lower()}{head[1:]}"
-    if head:
-        return f"{file}: at the end of the file: {head[:1].lower()}{head[1:]}"
-    return f"{file}:1:1: {message}"
-
-
 def load(
     folder: FilePath,
     destinations: Collection[str],
@@ -237,7 +226,10 @@ def load(
         raise ConfigError([f"{folder}: cannot read the rules: {error.strerror}"]) from error
     for file in entries:
         if file.suffix == ".toml":
+            first, first_warning = len(reader.problems), len(reader.warnings)
             content = reader.read(file)
+            reader.problems[first:] = in_order(file.name, reader.problems[first:])
+            reader.warnings[first_warning:] = in_order(file.name, reader.warnings[first_warning:])
             digest.update(file.name.encode() + b"\0" + content + b"\0")
         elif file.suffix.lower() == ".toml" or (file.is_dir() and any(file.glob("*.toml"))):
             reader.warnings.append(f"{file.name}: is not read, only files right here whose names end in .toml are")

@@ -72,7 +72,8 @@ def regex(pattern: str) -> TextTest:
     try:
         compiled = re2.compile(pattern, options)
     except re2.error as error:
-        text = str(error.args[0] if error.args else error)
+        reason = error.args[0] if error.args else ""
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
         raise ValueError(f"not a regular expression of RE2: {text}") from None
     return _remembered(compiled)
 
