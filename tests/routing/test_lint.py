@@ -1,0 +1,106 @@
+"""Lints say only what is certain: a rule that is called dead does nothing, whatever the object."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.routing import RuleSet
+from router.routing.rule_tests import GivenAttributes
+from router.routing.subjects import subject_of
+from tests.routing.rulebook import facts, rules_of
+
+MODALITY, IMAGE_TYPE, THICKNESS = ((subject_of(key).path or ()) for key in ("Modality", "ImageType", "SliceThickness"))
+
+CONDITIONS = st.sampled_from(
+    [
+        'Modality = "CT"',
+        'Modality = ["CT", "MR"]',
+        'Modality = "C*"',
+        'Modality = ["C*", "MR"]',
+        "Modality = { exists = false }",
+        "Modality = { exists = true }",
+        'Modality = { regex = "^[CM]" }',
+        'ImageType = "A"',
+        'ImageType = ["A", "B"]',
+        'ImageType = { regex = "A" }',
+        "SliceThickness = 1",
+        "SliceThickness = [1, 2]",
+        "SliceThickness = { max = 1 }",
+        "SliceThickness = { min = 1, max = 2 }",
+        "SliceThickness = { min = 2 }",
+        'SliceThickness = { regex = "1" }',
+        'CallingAET = "A*"',
+        'CallingAET = "AB"',
+        "CallingAET = { exists = false }",
+        'CallingAET = "*"',
+    ]
+)
+
+
+def nested(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    groups = st.lists(inner.map(lambda text: f"{{ {text} }}"), min_size=1, max_size=3).map(", ".join)
+    return st.one_of(
+        inner.map(lambda text: f"not = {{ {text} }}"),
+        groups.map(lambda text: f"any = [{text}]"),
+        groups.map(lambda text: f"all = [{text}]"),
+    )
+
+
+# "all" of one group each makes any list of conditions one table, without a key twice.
+MATCHES = st.lists(st.recursive(CONDITIONS, nested, max_leaves=4), min_size=1, max_size=3).map(
+    lambda parts: "all = [" + ", ".join(f"{{ {part} }}" for part in parts) + "]"
+)
+OBJECTS = st.tuples(
+    st.sampled_from([None, (), ("CT",), ("MR",), ("CR",), ("US",)]),
+    st.sampled_from([None, (), ("A",), ("B",), ("A", "B"), ("X", "AA")]),
+    st.sampled_from([None, (), ("1",), ("2",), ("1.5",), ("3", "0.5"), ("1", "2")]),
+    st.sampled_from(["", "A", "AB", "B"]),
+)
+
+
+def load_rules(matches: list[str], finals: list[bool]) -> RuleSet:
+    text = "".join(
+        f'[[rule]]\nname = "{index}"\nmatch = {{ {match} }}\nto = ["pacs"]\nfinal = {str(final).lower()}\n'
+        for index, (match, final) in enumerate(zip(matches, finals, strict=True))
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return rules_of(Path(folder), text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(MATCHES, min_size=1, max_size=3).flatmap(
+        lambda matches: st.tuples(
+            st.just(matches), st.lists(st.booleans(), min_size=len(matches), max_size=len(matches))
+        )
+    ),
+    st.lists(OBJECTS, min_size=20, max_size=20),
+)
+def test_a_rule_that_is_called_dead_never_does_anything(
+    rules_and_finals: tuple[list[str], list[bool]], objects: list[tuple[object, object, object, str]]
+) -> None:
+    rules = load_rules(*rules_and_finals)
+    dead = {
+        warning.split('rule "')[1].split('"')[0]
+        for warning in rules.warnings
+        if "can never match" in warning or "is never reached" in warning
+    }
+    for modality, image_type, thickness, calling in objects:
+        given_values = {MODALITY: modality, IMAGE_TYPE: image_type, THICKNESS: thickness}
+        attributes = GivenAttributes({path: values for path, values in given_values.items() if values is not None})
+        decision = rules.decide(attributes, facts(calling_ae=calling))
+        assert dead.isdisjoint(decision.rules), (rules_and_finals, modality, image_type, thickness, calling)
+
+
+def test_many_alternatives_do_not_take_for_ever(tmp_path: Path) -> None:
+    alternatives = ", ".join(f'{{ Modality = "M{n}", StationName = "S{n}" }}' for n in range(12))
+    inner = "all = [" + ", ".join(f"{{ any = [{alternatives}] }}" for _ in range(8)) + "]"
+    text = "".join(
+        f'[[rule]]\nname = "{n}"\nmatch = {{ {inner} }}\nto = ["pacs"]\nfinal = true\nnot = {{ PatientID = "{n}" }}\n'
+        for n in range(20)
+    )
+    assert len(rules_of(tmp_path, text).rules) == 20
