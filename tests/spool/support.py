@@ -154,8 +154,10 @@ class Running:
         self._on_written(entries)
 
     def _synced(self, entries: Sequence[SpoolEntry]) -> None:
-        self._on_synced(entries)
-        self._end("synced", entries, None)
+        try:
+            self._on_synced(entries)
+        finally:
+            self._end("synced", entries, None)
 
     def _failed(self, entries: Sequence[SpoolEntry], problem: SpoolError) -> None:
         self.told.problems.append(problem)
@@ -176,6 +178,7 @@ class Running:
                 future.set_result(None)
             else:
                 future.set_exception(problem)
+                future.exception()  # it may be of no interest to anybody
 
     async def ended(self, entry: Entry) -> None:
         """Until the entry is synced; raises what it failed with."""

@@ -1,0 +1,343 @@
+"""Group commit: what is told when, and what a disk that is full or failing does to it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.errors import SpoolError, SpoolFull
+from router.model import Decision, Verdict
+from router.ports import SpoolEntry
+from router.spool import durable
+from router.spool.segment import path_of
+from router.spool.staging import Staging
+from tests.spool.support import DECISION, Entry, Running, bytes_of, entry_of, found, info_of, live_of
+
+
+@pytest.fixture
+def trace(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every bulk write and every sync of data, in the order in which they happen."""
+    calls: list[str] = []
+    write, sync = Staging.write, durable.sync_data
+
+    def traced_write(self: Staging, descriptor: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
+        end = write(self, descriptor, buffers, offset)
+        calls.append("write")
+        return end
+
+    def traced_sync(descriptor: int) -> None:
+        calls.append("sync begins")
+        sync(descriptor)
+        calls.append("sync ends")
+
+    monkeypatch.setattr(Staging, "write", traced_write)
+    monkeypatch.setattr(durable, "sync_data", traced_sync)
+    return calls
+
+
+async def test_written_comes_between_write_and_sync_and_synced_after_the_sync(tmp_path: Path, trace: list[str]) -> None:
+    async with Running(
+        tmp_path / "s",
+        on_written=lambda entries: trace.append("written"),
+        on_synced=lambda entries: trace.append("synced"),
+    ) as running:
+        await running.put(entry_of(1))
+        trace.clear()
+        await running.put(entry_of(2))
+        await running.put(entry_of(3))
+    once = ["write", "written", "sync begins", "sync ends", "synced"]
+    assert trace == once * 2
+
+
+async def test_what_is_told_written_has_its_place_and_can_be_read(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def written(entries: Sequence[SpoolEntry]) -> None:
+        for entry in entries:
+            assert entry.location is not None
+            path = path_of(tmp_path / "s", entry.location.segment)
+            with open(path, "rb") as file:
+                file.seek(entry.location.offset)
+                seen.append(file.read(entry.location.length))
+
+    async with Running(tmp_path / "s", on_written=written) as running:
+        entry = entry_of(1)
+        await running.put(entry)
+    assert entry.data() in seen[0]
+
+
+async def test_what_arrives_during_a_sync_is_the_next_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, syncing, go_on = durable.sync_data, threading.Event(), threading.Event()
+
+    def slow(descriptor: int) -> None:
+        if threading.current_thread().name == "spool":
+            syncing.set()
+            assert go_on.wait(10)
+        sync(descriptor)
+
+    async with Running(tmp_path / "s") as running:
+        await running.put(entry_of(1))
+        running.told.calls.clear()
+        monkeypatch.setattr(durable, "sync_data", slow)
+        later = [entry_of(n) for n in range(2, 40)]
+        running.spool.submit(later[0])
+        await asyncio.to_thread(syncing.wait, 10)
+        for entry in later[1:]:
+            running.spool.submit(entry)
+        go_on.set()
+        for entry in later:
+            await running.ended(entry)
+    assert running.told.calls == [
+        ("written", [2]),
+        ("synced", [2]),
+        ("written", list(range(3, 40))),
+        ("synced", list(range(3, 40))),
+    ]
+
+
+async def test_records_go_to_the_next_segment_when_one_is_full(tmp_path: Path) -> None:
+    async with Running(tmp_path / "s") as running:
+        entries = [entry_of(n, 20_000) for n in range(1, 30)]
+        for entry in entries:
+            await running.put(entry)
+        assert len({entry.place.segment for entry in entries}) > 4
+        for entry in entries:
+            assert await running.read(entry) == entry.data()
+    assert sorted(record.info.id for record in found(tmp_path / "s") if record.info) == list(range(1, 30))
+
+
+async def test_a_group_larger_than_a_segment_goes_in_whole(tmp_path: Path) -> None:
+    async with Running(tmp_path / "s") as running:
+        entry = entry_of(1, 500_000, chunk=65_536)
+        await running.put(entry, entry_of(2))
+        assert await running.read(entry) == entry.data()
+
+
+async def test_an_object_without_any_data_is_a_record_too(tmp_path: Path) -> None:
+    async with Running(tmp_path / "s") as running:
+        entry = Entry(info_of(1, b""), DECISION, [])
+        await running.put(entry)
+        assert await running.read(entry) == b""
+
+
+async def test_the_first_failed_sync_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = 0
+
+    def failing(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with Running(tmp_path / "s") as running:
+        await running.put(entry_of(1))
+        monkeypatch.setattr(os, "fdatasync", failing)
+        with pytest.raises(SpoolError, match="sync failed") as caught:
+            await running.put(entry_of(2))
+        assert not isinstance(caught.value, SpoolFull)
+        assert running.spool.failed
+        monkeypatch.undo()
+        # The disk works again, as it does after the kernel has dropped the pages. It is not believed.
+        with pytest.raises(SpoolError, match="sync failed"):
+            await running.put(entry_of(3))
+        stream = running.spool.stream()
+        stream.write(b"x")
+        last = Entry(info_of(4, b"x"), DECISION, None)
+        stream.finish(last)
+        with pytest.raises(SpoolError):
+            await running.ended(last)
+    assert syncs == 1
+    assert len(running.broken) == 1
+    assert [number for number, problem in running.told.settled.items() if problem is None] == [1]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENXIO])
+async def test_a_write_error_ends_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    async with Running(tmp_path / "s") as running:
+        await running.put(entry_of(1))
+
+        def failing(*_: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(Staging, "write", failing)
+        with pytest.raises(SpoolError, match="write failed"):
+            await running.put(entry_of(2))
+        assert running.spool.failed
+        assert ("failed", [2]) in running.told.calls
+        assert ("written", [2]) not in running.told.calls
+
+
+async def test_a_write_cut_short_by_a_full_disk_leaves_no_trace_and_the_spool_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Staging.write
+
+    def full(self: Staging, descriptor: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
+        write(self, descriptor, buffers, offset)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with Running(tmp_path / "s") as running:
+        kept = entry_of(1)
+        await running.put(kept)
+        monkeypatch.setattr(Staging, "write", full)
+        refused = [entry_of(2), entry_of(3), entry_of(4)]
+        for entry in refused:
+            with pytest.raises(SpoolFull):
+                await running.put(entry)
+        monkeypatch.undo()
+        assert not running.spool.failed
+        later = entry_of(5)
+        await running.put(later)
+        assert await running.read(kept) == kept.data()
+        assert await running.read(later) == later.data()
+    assert {record.info.id for record in found(tmp_path / "s") if record.info} == {1, 5}
+
+
+async def test_sync_errors_for_want_of_room_are_final_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with Running(tmp_path / "s") as running:
+        await running.put(entry_of(1))
+        monkeypatch.setattr(os, "fdatasync", failing)
+        with pytest.raises(SpoolError) as caught:
+            await running.put(entry_of(2))
+        assert not isinstance(caught.value, SpoolFull)
+        monkeypatch.undo()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """1 MiB of its own: a tmpfs, or for a user who may not mount one, a folder whose files may not grow beyond that."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0:
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+        return
+    fallocate, pwrite = os.posix_fallocate, os.pwrite
+
+    def room_for(descriptor: int, end: int) -> None:
+        used = sum(path.stat().st_size for path in folder.rglob("*.seg"))
+        if used + max(0, end - os.fstat(descriptor).st_size) > 1 << 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def tight_fallocate(descriptor: int, offset: int, length: int) -> None:
+        room_for(descriptor, offset + length)
+        fallocate(descriptor, offset, length)
+
+    def tight_pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+        room_for(descriptor, offset + len(data))
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "posix_fallocate", tight_fallocate)
+    monkeypatch.setattr(os, "pwrite", tight_pwrite)
+    yield folder
+
+
+async def test_a_disk_that_fills_up_refuses_keeps_what_it_has_and_heals(tiny_disk: Path) -> None:
+    folder = tiny_disk / "s"
+    async with Running(folder) as running:
+        kept: list[Entry] = []
+        refused = 0
+        for number in range(1, 80):
+            entry = entry_of(number, 20_000)
+            try:
+                await running.put(entry)
+            except SpoolFull:
+                refused += 1
+            else:
+                kept.append(entry)
+        assert refused
+        assert kept
+        assert not running.spool.failed
+        for entry in kept:
+            assert await running.read(entry) == entry.data()
+        running.spool.settled([entry.place for entry in kept[:-1]])
+        await running.files_settled()
+        again = entry_of(500, 20_000)
+        await running.put(again)
+        assert await running.read(again) == again.data()
+    states = [record.state for record in found(folder)]
+    assert "damaged" not in states
+
+
+async def test_a_large_object_that_does_not_fit_leaves_nothing_behind(tiny_disk: Path) -> None:
+    folder = tiny_disk / "s"
+    async with Running(folder) as running:
+        small = entry_of(1)
+        await running.put(small)
+        with pytest.raises(SpoolFull):
+            await running.put_stream(2, 3_000_000)
+        await running.files_settled()
+        assert not running.spool.failed
+        again = await running.put_stream(3, 200_000)
+        assert await running.read(again) == bytes_of(200_000, 3)
+        assert await running.read(small) == small.data()
+    assert {record.info.id for record in found(folder) if record.info} == {1, 3}
+
+
+async def test_one_entry_that_is_wrong_does_not_harm_its_group(tmp_path: Path) -> None:
+    wrong = replace(entry_of(2), chunks=[b"short"])
+    huge = replace(
+        entry_of(3),
+        decision=Decision(verdict=Verdict.ROUTE, destinations=tuple(f"destination-{n:05d}" for n in range(5000))),
+    )
+    good = [entry_of(1), entry_of(4)]
+    async with Running(tmp_path / "s") as running:
+        for entry in (good[0], wrong, huge, good[1]):
+            running.spool.submit(entry)
+        for entry in good:
+            await running.ended(entry)
+            assert await running.read(entry) == entry.data()
+        for entry in (wrong, huge):
+            with pytest.raises(SpoolError):
+                await running.ended(entry)
+        assert not running.spool.failed
+
+
+async def test_a_fault_of_whoever_is_told_is_not_taken_for_success(tmp_path: Path) -> None:
+    def faulty(entries: Sequence[SpoolEntry]) -> None:
+        if entries[0].info.id == 2:
+            raise KeyError("a bug")
+
+    async with Running(tmp_path / "s", on_written=faulty) as running:
+        await running.put(entry_of(1))
+        with pytest.raises(SpoolError, match="fault"):
+            await running.put(entry_of(2))
+        assert running.spool.failed
+        assert "the spool's thread met a fault" in running.log.errors()
+        with pytest.raises(SpoolError):
+            await running.put(entry_of(3))
+
+
+async def test_closing_finishes_what_was_submitted(tmp_path: Path) -> None:
+    entries = [entry_of(n) for n in range(1, 200)]
+    async with Running(tmp_path / "s") as running:
+        for entry in entries:
+            running.spool.submit(entry)
+    assert set(running.told.settled) == {entry.info.id for entry in entries}
+    assert len(found(tmp_path / "s")) == len(entries)
+
+
+async def test_a_process_that_starts_never_appends_to_an_older_segment(tmp_path: Path) -> None:
+    first, second = entry_of(1), entry_of(2)
+    async with Running(tmp_path / "s") as running:
+        await running.put(first)
+    async with Running(tmp_path / "s", live=live_of(first)) as running:
+        await running.put(second)
+        assert await running.read(first) == first.data()
+    assert second.place.segment != first.place.segment
+    assert second.place.epoch > first.place.epoch
