@@ -26,7 +26,9 @@ def _seconds(value: Any) -> Any:
 
 Bytes = Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str), Field(ge=0)]
 """A number of bytes, or a text such as "8GiB"."""
-Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0)]
+Seconds = Annotated[
+    float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0, allow_inf_nan=False)
+]
 """A number of seconds, or a text such as "24h"."""
 _AE = re.compile(r"[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")
 
@@ -37,20 +39,39 @@ def _ae_title(value: Any) -> Any:
     return value
 
 
+def _one_ae_title(value: Any) -> Any:
+    if isinstance(value, str) and ("*" in value or "?" in value):
+        raise ValueError(f'"{value}": AE titles of peers have no wildcards; accept = "any" lets everybody call')
+    return _ae_title(value)
+
+
+def _called(value: Any) -> Any:
+    if isinstance(value, str) and value != "*" and ("*" in value or "?" in value):
+        raise ValueError(f'"{value}": name each AE title, or say ["*"] for any')
+    return _ae_title(value)
+
+
 AeTitle = Annotated[str, BeforeValidator(_ae_title)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+OneAeTitle = Annotated[str, BeforeValidator(_one_ae_title)]
+CalledAeTitle = Annotated[str, BeforeValidator(_called)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
+"""Of a peer or destination: it stands in metrics, logs and commands."""
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
+_BIND = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]*)):([0-9]{1,5})")
+
+
 def parse_bind(text: str) -> tuple[str, int]:
     """``host:port``; an IPv6 address stands in brackets. Raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f'"{text}" should be like "0.0.0.0:11112"')
-    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 (said by the site)
+    match = _BIND.fullmatch(text)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError(f'"{text}" should be like "0.0.0.0:11112" or "[::1]:11112"')
+    return match[1] or match[2] or "0.0.0.0", int(match[3])  # noqa: S104 (said by the site)
 
 
 def _bind(value: Any) -> Any:
@@ -86,7 +107,7 @@ class NodeModel(_Table):
 class ListenModel(_Table):
     bind: Bind
     """host:port"""
-    ae_titles: list[AeTitle] = Field(default_factory=lambda: ["ROUTER"], min_length=1)
+    ae_titles: list[CalledAeTitle] = Field(default_factory=lambda: ["ROUTER"], min_length=1)
     """Called AE titles answered to; ["*"] for any."""
     accept: Literal["known", "any"] = "known"
     """Who may call: configured peers, or anybody."""
@@ -95,9 +116,16 @@ class ListenModel(_Table):
     tls: Literal["off"] | None = None
     """This version speaks plain DICOM; beyond loopback that must be said: "off"."""
 
+    @field_validator("tls", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        if value not in ("off", None):
+            raise ValueError('this version speaks plain DICOM only: tls = "off", or put a TLS proxy in front')
+        return value
+
 
 class PeerModel(_Table):
-    ae_title: AeTitle
+    ae_title: OneAeTitle
     """Calling AE title."""
     addresses: list[str] = Field(default_factory=list)
     """Networks (CIDR) or addresses it may call from; empty for any."""
@@ -134,16 +162,21 @@ class DestinationModel(_Table):
     url: str
     """dicom://AET@host:port or file:///folder"""
     calling_ae_title: AeTitle = "ROUTER"
+    """Ours, as this destination knows it."""
     max_associations: int = Field(default=4, ge=1, le=64)
+    """At once."""
     max_pdu: int = Field(default=131072, ge=4096, le=1 << 20)
+    """Longest P-DATA-TF that we announce, bytes."""
     transfer_syntaxes: Literal["as received"] | list[str] = "as received"
     """"as received", or the UIDs or names of those that may be sent there; objects in others become dead letters."""
     connect_timeout: Seconds = 10.0
+    """Until the TCP connection stands."""
     acse_timeout: Seconds = 30.0
     """Until the A-ASSOCIATE-AC."""
     response_timeout: Seconds = 300.0
     """Until a C-STORE-RSP: slow archives exist."""
     release_timeout: Seconds = 10.0
+    """Until the A-RELEASE-RP."""
     idle_timeout: Seconds = 5.0
     """How long an association stays open with nothing to send."""
     async_operations: int = Field(default=16, ge=1, le=1024)
@@ -157,11 +190,13 @@ class DestinationModel(_Table):
         parse_url(value)
         return value
 
-    @field_validator("transfer_syntaxes")
+    @field_validator("transfer_syntaxes", mode="before")
     @classmethod
     def _syntaxes(cls, value: Any) -> Any:
-        if isinstance(value, str):
+        if value == "as received":
             return value
+        if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+            raise ValueError('must be "as received", or a list of UIDs or names of transfer syntaxes')
         found = []
         for text in value:
             uid = text if uids.valid_uid(text) else uids.transfer_syntax_uid(text)
@@ -184,7 +219,11 @@ def parse_url(url: str) -> Target:
         port = parts.port
     except ValueError as error:
         raise ValueError(f'"{url}": {error}') from None
+    if "?" in url or "#" in url:
+        raise ValueError(f'"{url}": a destination has no ? and no #')
     if parts.scheme == "dicom":
+        if parts.password is not None:
+            raise ValueError(f'"dicom://{parts.username}:...": DICOM has no passwords, only an AE title before the @')
         if not parts.hostname or not parts.username or port is None or parts.path not in ("", "/"):
             raise ValueError(f'"{url}" should be like "dicom://PACS@10.1.2.3:104"')
         title = unquote(parts.username)
@@ -212,11 +251,27 @@ class LedgerModel(_Table):
     url: Literal["sqlite"] = "sqlite"
     """This version keeps the ledger in SQLite, under node.data_dir."""
 
+    @field_validator("url", mode="before")
+    @classmethod
+    def _sqlite(cls, value: Any) -> Any:
+        if value != "sqlite":
+            raise ValueError('this version keeps its ledger in SQLite only: url = "sqlite"')
+        return value
+
 
 class SpoolModel(_Table):
     url: Literal["local"] = "local"
     """This version keeps the spool on local disk, under node.data_dir."""
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _local(cls, value: Any) -> Any:
+        if value != "local":
+            raise ValueError('this version keeps its spool on local disk only: url = "local"')
+        return value
+
     segment_size: Bytes = Field(default=64 << 20, ge=4 << 20, le=4 << 30)
+    """Of the files that objects are appended to."""
     spare_segments: int = Field(default=4, ge=0, le=1024)
     """Settled segments kept to be overwritten."""
     reserve_associations: Bytes | None = None
@@ -230,33 +285,58 @@ class SpoolModel(_Table):
 
 
 class LimitsModel(_Table):
-    """Seconds and bytes; each default is in the documentation."""
+    """Seconds and bytes. What is not said has the default of the product."""
 
     associations: int | None = Field(default=None, ge=1)
+    """At once, all peers together; default 200."""
     associations_per_peer: int | None = Field(default=None, ge=1)
+    """At once, of one peer; default 20."""
     handshakes: int | None = Field(default=None, ge=1)
+    """Sockets that have not finished their A-ASSOCIATE, all listeners together; default 256."""
     handshakes_per_address: int | None = Field(default=None, ge=1)
+    """The same, of one IP address; default 8."""
     handshake_timeout: Seconds | None = None
+    """From accept to a complete A-ASSOCIATE-RQ, absolute; default 10 s."""
     idle_timeout: Seconds | None = None
+    """Between messages of an association; default 60 s."""
     minimum_rate: Bytes | None = None
+    """Bytes per second within a PDU or message, averaged over rate_window; default 1024."""
     rate_window: Seconds | None = None
+    """Default 30 s."""
     artim_timeout: Seconds | None = None
+    """Waiting for the peer to close the transport; default 10 s."""
     release_timeout: Seconds | None = None
-    associate_pdu: Bytes | None = None
-    handshake_memory: Bytes | None = None
+    """Waiting for an A-RELEASE-RP; default 10 s."""
+    associate_pdu: Bytes | None = Field(default=None, ge=4096)
+    """Longest A-ASSOCIATE PDU; default 1 MiB."""
+    handshake_memory: Bytes | None = Field(default=None, ge=1 << 20)
+    """Held for all unfinished handshakes together; default 64 MiB."""
     presentation_contexts: int | None = Field(default=None, ge=1, le=128)
+    """Per association; default 128."""
     transfer_syntaxes: int | None = Field(default=None, ge=1)
-    command_set: Bytes | None = None
+    """Per presentation context; default 64."""
+    command_set: Bytes | None = Field(default=None, ge=512)
+    """Longest command set; default 16 KiB."""
     strict_pdu_length: bool | None = None
+    """A P-DATA-TF longer than announced is answered with A-ABORT; default true."""
     sequence_depth: int | None = Field(default=None, ge=1, le=1024)
+    """Nested sequences; default 64."""
     elements: int | None = Field(default=None, ge=1)
-    header_bytes: Bytes | None = None
+    """Elements before Pixel Data; default 200000."""
+    header_bytes: Bytes | None = Field(default=None, ge=1024)
+    """Bytes before Pixel Data that rules can see; default 8 MiB."""
     inflate_ratio: int | None = Field(default=None, ge=1)
-    object_size: Bytes | None = None
-    object_memory: Bytes | None = None
-    ingest_memory: Bytes | None = None
+    """A deflated data set is not looked at past this ratio; default 200."""
+    object_size: Bytes | None = Field(default=None, ge=1024)
+    """Largest object taken; default 8 GiB."""
+    object_memory: Bytes | None = Field(default=None, ge=4096)
+    """A larger object streams to disk as it arrives; default 1 MiB."""
+    ingest_memory: Bytes | None = Field(default=None, ge=1 << 20)
+    """Received and not yet durable, all associations together; past it sockets are not read; default 256 MiB."""
     window: int | None = Field(default=None, ge=1)
-    window_memory: Bytes | None = None
+    """Deliveries in memory per destination; default 1000."""
+    window_memory: Bytes | None = Field(default=None, ge=1 << 20)
+    """Data sets kept in memory for sending, all destinations together; default 64 MiB."""
 
     @model_validator(mode="after")
     def _enough(self) -> LimitsModel:
@@ -276,6 +356,7 @@ class LogModel(_Table):
     format: Literal["auto", "json", "console"] = "auto"
     """JSON when not a terminal."""
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
     uids: Literal["hashed", "full"] = "hashed"
     """Whether UIDs stand in logs in the clear."""
 
@@ -288,17 +369,25 @@ class ConfigModel(_Table):
     """dicom-router's configuration, router.toml"""
 
     node: NodeModel = Field(default_factory=NodeModel)
+    """This router."""
     listen: list[ListenModel] = Field(default_factory=_default_listen, min_length=1)
+    """Where DICOM associations come in."""
     peers: dict[Name, PeerModel] = Field(default_factory=dict)
     """Who may call."""
     destinations: dict[Name, DestinationModel] = Field(default_factory=dict)
     """Where objects go."""
     rules: RulesModel = Field(default_factory=RulesModel)
+    """Which object goes where."""
     ledger: LedgerModel = Field(default_factory=LedgerModel)
+    """What is owed to whom."""
     spool: SpoolModel = Field(default_factory=SpoolModel)
+    """The stored objects."""
     limits: LimitsModel = Field(default_factory=LimitsModel)
+    """What anybody may ask of the router."""
     admin: AdminModel = Field(default_factory=AdminModel)
+    """For operators and monitoring."""
     log: LogModel = Field(default_factory=LogModel)
+    """Written to standard error."""
 
 
 def json_schema() -> dict[str, Any]:
