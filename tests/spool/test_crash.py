@@ -162,7 +162,10 @@ async def campaign(
         states += 1
         target = tmp_path / f"cut{states}"
         disk.image(target, chance)
-        torn += check(target, rows, answered)
+        try:
+            torn += check(target, rows, answered)
+        except (AssertionError, SpoolError) as error:
+            problems.append(error)
         shutil.rmtree(target)
 
     def written(entries: Sequence[SpoolEntry]) -> None:

@@ -134,7 +134,7 @@ async def test_a_discarded_object_leaves_nothing_and_its_segment_is_free(tmp_pat
 
 async def test_a_segment_used_again_gives_back_what_a_small_object_does_not_fill(tmp_path: Path) -> None:
     async with Running(tmp_path / "s") as running:
-        large = await running.put_stream(1, 200_000)
+        large = await running.put_stream(1, 150_000)
         await running.put(entry_of(3))  # the thread has let go of the segment by then
         running.spool.settled([large.place])
         small = await running.put_stream(2, 5000)
