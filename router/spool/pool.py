@@ -281,6 +281,8 @@ class SegmentPool:
 
     def _retire(self, segment: Segment) -> None:
         """Nothing in it is needed: keep it to be overwritten, or delete it."""
+        if self._health.failure is not None:
+            return  # what the disk holds now is for the next start to judge
         with self._lock:
             spares = self._spare[segment.kind]
             if segment in spares or segment.being_written or self.segments.get(segment.number) is not segment:

@@ -1,9 +1,9 @@
 """Bulk writes past the page cache.
 
-A group is assembled in an aligned buffer that is used again and again, and written with O_DIRECT. Written through the
-page cache, each 512 KiB takes new pages, whose allocation costs 0.3 to 2 ms of system CPU when the machine is busy
-(measured, ext4, 2 cores); past it the same bytes cost 0.1 ms, of which half is the copy made here, and the sync that
-follows has nothing left to write. Records are nearly always sent from memory, so the pages would have helped nobody.
+A group is assembled in an aligned buffer that is used again and again, and written with O_DIRECT. Through the page
+cache every group takes new pages, whose allocation on a busy machine costs more than ten times as much CPU as the copy
+made here (figures in ``spool``), and the sync then still has all of it to write. Records are nearly always sent from
+memory, so the pages would have helped nobody.
 
 A file system that refuses O_DIRECT gets the same writes through its cache.
 """

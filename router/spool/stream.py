@@ -3,7 +3,7 @@
 ::
 
     loop      write ─▶ queue (``pending`` bytes)
-    a thread              └─▶ pwritev, a sync every 16 MiB, a last one at the end
+    a thread              └─▶ write, a sync every 16 MiB, a last one at the end
     spool's thread                                            └─▶ header and footer, group commit
 
 The header of the record is written last, when all data is already synced: until then nothing in the segment can be
@@ -17,6 +17,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from threading import Lock, local
 
 from router.errors import SpoolError
@@ -40,6 +41,7 @@ SYNC_EVERY = 16 << 20
 """Bytes between syncs while streaming: the last one then has little left to do, and the page cache does not fill with
 dirty pages."""
 STAGING = 1 << 20
+"""Bytes assembled for one write, per thread."""
 DATA_START = FIRST_RECORD + STREAM_DATA_OFFSET
 
 
@@ -119,7 +121,9 @@ class SpoolStream:
             if self._working:
                 return
             self._working = True
-        self._executor.submit(self._work)
+        # Once the spool has been closed its files belong to whoever opens it next.
+        with suppress(RuntimeError):
+            self._executor.submit(self._work)
 
     def _written(self, size: int) -> None:
         before = self.pending
@@ -146,8 +150,11 @@ class SpoolStream:
             return
         self._write(chunks)
         self._loop.call_soon_threadsafe(self._written, sum(map(len, chunks)))
-        # Behind the other streams that wait: one fast sender must not keep a thread to itself.
-        self._executor.submit(self._work)
+        try:
+            # Behind the other streams that wait: one fast sender must not keep a thread to itself.
+            self._executor.submit(self._work)
+        except RuntimeError:
+            self._work()  # the spool is closing: it waits for this thread, but takes no more work
 
     def _write(self, chunks: list[bytes]) -> None:
         if self.problem is not None:

@@ -326,13 +326,45 @@ async def test_a_fault_of_whoever_is_told_is_not_taken_for_success(tmp_path: Pat
             await running.put(entry_of(3))
 
 
+async def test_a_failed_disk_is_left_as_it_is_for_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[SpoolEntry] = []
+    async with Running(tmp_path / "s", on_written=rows.extend) as running:
+        kept = entry_of(1)
+        await running.put(kept)
+
+        def failing(descriptor: int) -> None:
+            if rows[-1].info.id == 2:
+                raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "fdatasync", failing)
+        with pytest.raises(SpoolError, match="sync failed"):
+            await running.put_stream(2, 100_000)
+        running.spool.settled([kept.place])
+        monkeypatch.undo()
+    place = rows[-1].location
+    assert place is not None
+    # Its row may be in the ledger: the next start must be able to look.
+    assert path_of(tmp_path / "s", place.segment).exists()
+    assert path_of(tmp_path / "s", kept.place.segment).exists()
+
+
 async def test_closing_finishes_what_was_submitted(tmp_path: Path) -> None:
     entries = [entry_of(n) for n in range(1, 200)]
     async with Running(tmp_path / "s") as running:
         for entry in entries:
             running.spool.submit(entry)
-    assert set(running.told.settled) == {entry.info.id for entry in entries}
-    assert len(found(tmp_path / "s")) == len(entries)
+        data = bytes_of(300_000, 500)
+        stream, unfinished = running.spool.stream(), running.spool.stream()
+        for at in range(0, len(data), 1000):
+            stream.write(data[at : at + 1000])
+            unfinished.write(data[at : at + 1000])
+        stream.finish(Entry(info_of(500, data), DECISION, None))
+    unfinished.write(b"too late")
+    unfinished.discard()
+    assert set(running.told.settled) == {500, *(entry.info.id for entry in entries)}
+    assert len(found(tmp_path / "s")) == len(entries) + 1
 
 
 async def test_a_process_that_starts_never_appends_to_an_older_segment(tmp_path: Path) -> None:
