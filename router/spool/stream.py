@@ -38,8 +38,7 @@ from router.spool.segment import (
 from router.spool.staging import Staging
 
 SYNC_EVERY = 16 << 20
-"""Bytes between syncs while streaming: the last one then has little left to do, and the page cache does not fill with
-dirty pages."""
+"""Bytes between syncs while streaming: the last one then has little left to do, and a failing disk is met early."""
 STAGING = 1 << 20
 """Bytes assembled for one write, per thread."""
 DATA_START = FIRST_RECORD + STREAM_DATA_OFFSET
