@@ -21,7 +21,7 @@ from router.delivery.folder_sender import FolderSender
 from router.delivery.lane import Lane
 from router.delivery.memory import Budget
 from router.delivery.sender import Pair, Sender
-from router.errors import LedgerError, RouterError, SpoolError
+from router.errors import LedgerError, RouterError, SpoolError, fault_location
 from router.ledger import SqliteLedger
 from router.model import Decision, Destination, InstanceInfo, Location, format_id
 from router.net.admission import Gate
@@ -106,7 +106,13 @@ class Router:
         names = [destination.name for destination in config.destinations]
 
         def load() -> RuleSet:
-            return load_rules(config.rules_folder, names, on_no_match=config.on_no_match)
+            return load_rules(
+                config.rules_folder,
+                names,
+                on_no_match=config.on_no_match,
+                listeners=[listener.name for listener in config.listeners],
+                failed=self._rules_failed,
+            )
 
         rules = load()
         for warning in (*config.warnings, *rules.warnings):
@@ -218,6 +224,10 @@ class Router:
 
     def _discarded(self, info: InstanceInfo, decision: Decision) -> None:
         self.log.info("instance discarded by a rule", rules=list(decision.rules), size=info.size, peer=info.origin.peer)
+
+    def _rules_failed(self, error: Exception) -> None:
+        """Our own fault; the object is held. Only the place is logged: a message may repeat a value of the patient's."""
+        self.log.error("rules failed on an instance, it is held", where=fault_location(error))
 
     def _damaged(self, info: InstanceInfo, location: Location, reason: str) -> None:
         self.log.error("stored record damaged", instance=format_id(info.id), reason=reason)

@@ -50,7 +50,12 @@ def examine(path: Path | None) -> Checked:
     found.warnings += config.warnings
     try:
         names = [destination.name for destination in config.destinations]
-        found.rules = load(config.rules_folder, names, on_no_match=config.on_no_match)
+        found.rules = load(
+            config.rules_folder,
+            names,
+            on_no_match=config.on_no_match,
+            listeners=[listener.name for listener in config.listeners],
+        )
     except ConfigError as error:
         found.problems += error.problems
     else:
