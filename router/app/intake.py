@@ -69,11 +69,12 @@ class Entry:
 class _Group:
     """Entries that share a sync and a commit. Complete when both have answered; then the loop is woken once."""
 
-    __slots__ = ("_lock", "_waiting", "entries", "intake", "problem", "results")
+    __slots__ = ("_lock", "_waiting", "began", "entries", "intake", "problem", "results")
 
     def __init__(self, intake: StoreIntake, entries: Sequence[Entry]) -> None:
         self.intake = intake
         self.entries = entries
+        self.began = intake.loop.time()
         self.results: list[ReceiptResult] | None = None
         self.problem: SpoolError | LedgerError | None = None
         self._waiting = 2
@@ -243,13 +244,16 @@ class StoreIntake:
         if problem is not None or results is None:
             self._refuse(group, problem)
             return
-        unneeded: list[Location] = []
-        backlog: set[str] = set()
+        # Every sender of the group hears its answer before the first object is sent on: sending takes longer.
         for entry, result in zip(group.entries, results, strict=True):
             if result.kind == "rejected":
                 self._end(entry, Status.DUPLICATE_SOP_INSTANCE, "another object has this SOP Instance UID")
             else:
                 self._end(entry, Status.SUCCESS, "")
+        self.commit_observed(self.loop.time() - group.began, len(group.entries))
+        unneeded: list[Location] = []
+        backlog: set[str] = set()
+        for entry, result in zip(group.entries, results, strict=True):
             if result.unneeded is not None:
                 unneeded.append(result.unneeded)
             backlog |= result.backlog
@@ -276,6 +280,9 @@ class StoreIntake:
             for name in entry.direct:
                 self.lanes[name].cancel_reservation()
             self._end(entry, Status.OUT_OF_RESOURCES, comment)
+        if isinstance(problem, LedgerError) and not self.ledger.failed:
+            # The records are written and nobody owns them: their places are free again.
+            self.spool.settled([entry.location for entry in group.entries if entry.location is not None])
 
     def _end(self, entry: Entry, status: int, comment: str) -> None:
         self._begun -= 1

@@ -37,13 +37,16 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log) -> None:
 
 def _rebuild(spool: Spool, ledger: SqliteLedger, log: Log) -> None:
     log.error("the ledger is missing: it is rebuilt from the spool, and what it had delivered is sent again")
-    counts = {"whole": 0, "damaged": 0}
+    counts = {"whole": 0, "torn": 0, "damaged": 0}
 
     def whole() -> Iterator[tuple[InstanceInfo, Decision, Location]]:
         for found in spool.scan():
             if found.ok and found.info is not None and found.decision is not None:
                 counts["whole"] += 1
                 yield found.info, found.decision, found.location
+                continue
+            if found.torn:
+                counts["torn"] += 1  # a crash cut it; nobody was told that it is stored
                 continue
             counts["damaged"] += 1
             aside = spool.quarantine(found.location)

@@ -157,7 +157,13 @@ class Router:
             changed_duplicate=config.on_changed_duplicate,
         )
         self.ledger.start(self.loop, failed=self._ledger_failed)
-        self.spool.start(self.loop, written=self.intake.written, synced=self.intake.synced, failed=self._spool_failed)
+        self.spool.start(
+            self.loop,
+            written=self.intake.written,
+            synced=self.intake.synced,
+            failed=self._spool_failed,
+            broken=self._spool_broken,
+        )
         self.held = HeldInstances(self)
         for name, reason in self.ledger.paused().items():
             if name in self.lanes:
@@ -236,8 +242,8 @@ class Router:
     def _set_aside(self, location: Location) -> None:
         try:
             path = self.spool.quarantine(location)
-        except OSError as error:
-            self.log.error("damaged record could not be set aside", reason=error.strerror)
+        except (OSError, SpoolError) as error:
+            self.log.error("damaged record could not be set aside", reason=type(error).__name__)
             return
         if path is not None:
             self.log.error("damaged record set aside", file=path.name)
@@ -245,8 +251,10 @@ class Router:
     def _spool_failed(self, entries: Sequence[object], problem: SpoolError) -> None:
         """In the spool's thread."""
         self.intake.failed(entries, problem)
-        if self.spool.failed:
-            self.loop.call_soon_threadsafe(self._storage_failed, str(problem))
+
+    def _spool_broken(self, problem: SpoolError) -> None:
+        """In a thread of the spool, once: the disk failed, also when no group was under way."""
+        self.loop.call_soon_threadsafe(self._storage_failed, str(problem))
 
     def _ledger_failed(self, problem: LedgerError) -> None:
         """In the ledger's thread."""

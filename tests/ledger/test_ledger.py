@@ -1,0 +1,323 @@
+"""What is owed to whom, and how it changes: every transition of an instance and its deliveries."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import apsw
+import pytest
+
+from router.errors import LedgerError, LedgerTooNew
+from router.ledger import SqliteLedger
+from router.model import Decision, Location, OutcomeKind, Priority, Verdict
+from tests.ledger.support import SilentLog, counted, open_ledger, receipt, record, recount, settle
+
+
+async def test_a_new_instance_owes_one_delivery_per_destination(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    (result,) = await record(ledger, receipt(to=("a", "b", "c"), direct=("a",)))
+    assert result.kind == "new"
+    assert [delivery.destination for delivery in result.deliveries] == ["a"], "the lane with room gets it at once"
+    assert result.backlog == {"b", "c"}
+    assert len(await ledger.lease("a", 10)) == 0, "born leased: nobody else gets it"
+    assert len(await ledger.lease("b", 10)) == 1
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_leases_come_by_priority_then_arrival(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    low, normal, stat = (receipt(to="a", priority=p) for p in (Priority.LOW, Priority.NORMAL, Priority.STAT))
+    second = receipt(to="a")
+    await record(ledger, low, normal, stat, second)
+    found = [delivery.instance.id for delivery in await ledger.lease("a", 10)]
+    assert found == [stat.info.id, normal.info.id, second.info.id, low.info.id]
+    await ledger.close()
+
+
+async def test_a_late_outcome_of_a_lost_lease_changes_nothing(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to="a"))
+    (first,) = await ledger.lease("a", 1)
+    await ledger.release([first])
+    (second,) = await ledger.lease("a", 1)
+    assert second.fence == first.fence + 1
+    settle(ledger, first)
+    await ledger.flush()
+    assert ledger.counts.open["a"][0] == 1, "still owed"
+    settle(ledger, second)
+    await ledger.flush()
+    assert ledger.counts.open["a"][0] == 0
+    await ledger.close()
+
+
+async def test_a_newer_version_waits_for_the_older_one(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt("2.25.77", to="a", content=b"1"))
+    (result,) = await record(ledger, receipt("2.25.77", to="a", direct=("a",), content=b"2"))
+    assert result.kind == "version"
+    assert not result.deliveries, "never straight into the window: it would overtake"
+    (older,) = await ledger.lease("a", 10)
+    assert older.instance.checksum == b"1" * 16
+    assert await ledger.lease("a", 10) == []
+    settle(ledger, older)
+    (newer,) = await ledger.lease("a", 10)
+    assert newer.instance.checksum == b"2" * 16
+    await ledger.close()
+
+
+async def test_an_identical_duplicate_is_owed_only_where_it_never_was(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt("2.25.5", to=("a",)))
+    again = receipt("2.25.5", to=("a", "b"))
+    (result,) = await record(ledger, again)
+    assert result.kind == "duplicate"
+    assert result.unneeded == again.location
+    assert result.backlog == {"b"}
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_an_identical_duplicate_gives_a_dead_letter_another_chance_with_the_new_bytes(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    first = receipt("2.25.5", to="a")
+    await record(ledger, first)
+    (delivery,) = await ledger.lease("a", 1)
+    settle(ledger, delivery, OutcomeKind.DEAD, reason="stored record damaged")
+    await ledger.flush()
+    assert ledger.counts.dead == 1
+    again = receipt("2.25.5", to="a")
+    (result,) = await record(ledger, again)
+    assert result.unneeded == first.location
+    (delivery,) = await ledger.lease("a", 1)
+    assert delivery.location == again.location
+    assert ledger.counts.dead == 0
+    await ledger.close()
+
+
+@pytest.mark.parametrize(("policy", "kind"), [("reject", "rejected"), ("hold", "held"), ("version", "version")])
+async def test_other_bytes_under_a_known_uid(tmp_path: Path, policy: str, kind: str) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt("2.25.5", to="a", content=b"1"))
+    (result,) = await record(ledger, receipt("2.25.5", to="a", content=b"2", on_duplicate=policy))
+    assert result.kind == kind
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_a_retry_waits_for_its_time_and_a_dead_letter_for_a_person(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to="a"))
+    (delivery,) = await ledger.lease("a", 1)
+    settle(ledger, delivery, OutcomeKind.RETRY, charge=True, not_before=9e9, reason="status 0xC000", status=0xC000)
+    assert await ledger.lease("a", 1) == []
+    seconds = await ledger.next_ready_in("a")
+    assert seconds is not None
+    assert seconds > 1000
+    (letter,) = await ledger.queue("a", 10)
+    assert letter["last_error"] == "status 0xC000"
+    await ledger.resend({"uid": delivery.instance.sop_instance}, None)
+    assert await ledger.lease("a", 1) == [], "a resend leaves alone what is still owed"
+    await ledger.close()
+
+
+async def test_dead_letters_are_kept_retried_and_discarded(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to="a"), receipt(to="a"))
+    for delivery in await ledger.lease("a", 2):
+        settle(ledger, delivery, OutcomeKind.DEAD, reason="no presentation context accepted", charge=True)
+    await ledger.flush()
+    letters = await ledger.dead_letters(None, 10)
+    assert len(letters) == 2
+    assert await ledger.expire(0, 0) == [], "never deleted for their age"
+    assert await ledger.retry_dead([letters[0]["delivery"]], None) == {"a": 1}
+    assert await ledger.discard_dead([letters[1]["delivery"]]) == 1
+    assert counted(ledger) == recount(ledger)
+    (again,) = await ledger.lease("a", 10)
+    assert again.attempts == 0
+    await ledger.close()
+
+
+async def test_held_instances_are_routed_later(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    held = receipt(verdict=Verdict.HOLD)
+    (result,) = await record(ledger, held)
+    assert result.kind == "held"
+    assert ledger.counts.held == 1
+    assert [info.id for info, _ in await ledger.held_instances(0, 10)] == [held.info.id]
+    decision = Decision(verdict=Verdict.ROUTE, destinations=("a",), version="v2")
+    assert await ledger.route_held([(held.info.id, decision)], "rules changed") == {"a"}
+    assert await ledger.route_held([(held.info.id, decision)], "again") == set(), "once"
+    assert len(await ledger.lease("a", 10)) == 1
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_settled_instances_leave_by_age_or_by_room_and_history_remembers(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    first, second = receipt(to="a"), receipt(to="a")
+    await record(ledger, first, second)
+    for delivery in await ledger.lease("a", 2):
+        settle(ledger, delivery)
+    await ledger.flush()
+    assert ledger.counts.kept_bytes == 400
+    assert await ledger.expire(3600, 10_000) == []
+    assert [number for number, _ in await ledger.expire(3600, 200)] == [first.info.id], "the oldest, as far as needed"
+    assert [number for number, _ in await ledger.expire(0, 10_000)] == [second.info.id]
+    (story,) = await ledger.trace(first.info.sop_instance)
+    assert story["deliveries"][0]["state"] == "done"
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_a_resend_also_goes_where_it_was_never_owed(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    sent = receipt(to="a")
+    await record(ledger, sent)
+    (delivery,) = await ledger.lease("a", 1)
+    settle(ledger, delivery)
+    assert await ledger.resend({"uid": "2.25.9"}, "b") == {"b": 1}
+    assert await ledger.resend({"uid": sent.info.sop_instance}, "a") == {"a": 1}
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_trace_tells_who_decided_and_what_happened(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    sent = receipt(to="a")
+    await record(ledger, sent)
+    (delivery,) = await ledger.lease("a", 1)
+    settle(ledger, delivery, OutcomeKind.RETRY, charge=True, reason="status 0x0110", status=0x0110)
+    await ledger.flush()
+    for key in (sent.info.sop_instance, "2.25.9", "A1"):
+        stories = await ledger.trace(key)
+        story = next(story for story in stories if story["sop_instance"] == sent.info.sop_instance)
+        assert story["rules"] == ["r"]
+        assert story["rule_version"] == "v1"
+        assert story["deliveries"][0]["attempts"] == 1
+        assert story["events"][0]["what"] == "retry"
+    await ledger.close()
+
+
+async def test_a_restart_takes_over_the_leases_of_the_run_before(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to="a", direct=("a",)))
+    await ledger.set_paused("a", "weekend")
+    await ledger.close()
+    ledger = open_ledger(tmp_path)
+    assert not ledger.fresh
+    assert ledger.counts.open["a"][0] == 1
+    assert ledger.paused() == {"a": "weekend"}
+    assert len(await ledger.lease("a", 10)) == 1
+    await ledger.close()
+
+
+async def test_a_moved_record_is_found_at_its_new_place_once(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    sent = receipt(to="a")
+    await record(ledger, sent)
+    new = Location(9, 9, 4096, 200)
+    assert await ledger.relocate(sent.info.id, sent.location, new)
+    assert not await ledger.relocate(sent.info.id, sent.location, Location(10, 9, 0, 200)), "it lies elsewhere by now"
+    (delivery,) = await ledger.lease("a", 1)
+    assert delivery.location == new
+    await ledger.close()
+
+
+async def test_a_lost_ledger_is_rebuilt_and_everything_is_owed_again(tmp_path: Path) -> None:
+    ledger = SqliteLedger.open(tmp_path / "ledger.db", node="n1", log=SilentLog())
+    records = [receipt(to=("a", "b")) for _ in range(20)]
+    twice = receipt(records[0].info.sop_instance, to=("a", "b"))
+    unneeded = ledger.rebuild((r.info, r.decision, r.location) for r in [*records, twice])
+    assert unneeded == [twice.location]
+    assert ledger.counts.open == {"a": [20, 2000], "b": [20, 2000]}
+    ledger.close_files()
+
+
+async def test_rows_of_a_crash_are_forgotten_with_their_deliveries(tmp_path: Path) -> None:
+    ledger = SqliteLedger.open(tmp_path / "ledger.db", node="n1", log=SilentLog())
+    kept, torn = receipt(to="a"), receipt(to="a")
+    ledger.rebuild((r.info, r.decision, r.location) for r in (kept, torn))
+    ledger.forget([torn.info.id])
+    assert [info.id for info, _ in ledger.newest(10)] == [kept.info.id]
+    assert ledger.counts.open == {"a": [1, 100]}
+    ledger.close_files()
+
+
+def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    ledger = SqliteLedger.open(tmp_path / "ledger.db", node="n1", log=SilentLog())
+    ledger.close_files()
+    connection = apsw.Connection(str(tmp_path / "ledger.db"))
+    connection.execute("update schema_version set version=999")
+    connection.close()
+    with pytest.raises(LedgerTooNew, match="newer version"):
+        SqliteLedger.open(tmp_path / "ledger.db", node="n1", log=SilentLog())
+
+
+async def test_a_full_disk_refuses_receipts_and_the_ledger_lives_on(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to="a"))
+    pages = next(ledger._connection.execute("pragma page_count"))[0]
+    ledger._connection.execute(f"pragma max_page_count={pages}")
+    with pytest.raises(LedgerError, match="no space"):
+        for _ in range(2000):
+            await record(ledger, *(receipt(to=("a", "b", "c")) for _ in range(50)))
+    ledger._connection.execute("pragma max_page_count=1000000")
+    (result,) = await record(ledger, receipt(to="a"))
+    assert result.kind == "new"
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_after_a_failed_commit_nobody_is_told_success(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger._connection.execute("create table other(x)")
+
+    class Broken:
+        def __getattr__(self, name: str) -> object:
+            raise apsw.IOError("disk I/O error")
+
+    store, ledger._store = ledger._store, Broken()  # type: ignore[assignment]
+    with pytest.raises(LedgerError):
+        await record(ledger, receipt(to="a"))
+    ledger._store = store
+    with pytest.raises(LedgerError, match="failed"):
+        await record(ledger, receipt(to="a"))
+    await ledger.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_counters_agree_with_the_tables_whatever_happens(tmp_path: Path, seed: int) -> None:
+    """Random receipts, leases and outcomes; after each burst the counters are what a recount says."""
+    chance = random.Random(seed)
+    ledger = open_ledger(tmp_path)
+    leased = []
+    for _ in range(25):
+        uids = [f"2.25.{chance.randrange(12)}" for _ in range(chance.randrange(4))]
+        results = await record(
+            ledger,
+            *(
+                receipt(
+                    uid, to=chance.sample(["a", "b", "c"], 2), direct=chance.sample(["a", "b"], 1),
+                    content=chance.choice([b"1", b"2"]), verdict=chance.choice([Verdict.ROUTE] * 4 + [Verdict.HOLD]),
+                    on_duplicate=chance.choice(["version", "reject", "hold"]),
+                )
+                for uid in uids
+            ),
+        )  # fmt: skip
+        leased += [delivery for result in results for delivery in result.deliveries]
+        leased += await ledger.lease(chance.choice("abc"), chance.randrange(1, 4))
+        chance.shuffle(leased)
+        for delivery in [leased.pop() for _ in range(min(len(leased), chance.randrange(4)))]:
+            kind = chance.choice(list(OutcomeKind))
+            settle(ledger, delivery, kind, charge=chance.random() < 0.5, reason="r")
+        if chance.random() < 0.3:
+            await ledger.retry_dead(None, chance.choice([None, "a"]))
+        if chance.random() < 0.3:
+            await ledger.resend({"uid": f"2.25.{chance.randrange(12)}"}, chance.choice([None, "c"]))
+        if chance.random() < 0.3:
+            await ledger.expire(0, 0)
+        await ledger.flush()
+        assert counted(ledger) == recount(ledger)
+    await ledger.close()
