@@ -232,7 +232,7 @@ class Router:
         self.log.info("instance discarded by a rule", rules=list(decision.rules), size=info.size, peer=info.origin.peer)
 
     def _rules_failed(self, error: Exception) -> None:
-        """Our own fault; the object is held. Only the place is logged: a message may repeat a value of the patient's."""
+        """Our own fault; the object is held. Only the place is logged: a message may repeat a patient's value."""
         self.log.error("rules failed on an instance, it is held", where=fault_location(error))
 
     def _damaged(self, info: InstanceInfo, location: Location, reason: str) -> None:

@@ -32,6 +32,8 @@ class LaneAssociation:
         self._opened_at = 0.0
         self._retiring = False
         self._pumping = False
+        self._releasing = False
+        self._release_task: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self.over: asyncio.Future[None] = lane.loop.create_future()
@@ -131,12 +133,7 @@ class LaneAssociation:
 
     def _release_if_idle(self) -> None:
         sender = self._sender
-        if (
-            sender is None
-            or self._in_flight
-            or not sender.alive
-            or (self._task is not None and not self._task.done() and self._delivered)
-        ):
+        if sender is None or self._in_flight or self._releasing or not sender.alive:
             return
         if self._retiring:
             self._release()
@@ -151,8 +148,9 @@ class LaneAssociation:
 
     def _release(self) -> None:
         sender = self._sender
-        if sender is not None and (self._task is None or self._task.done()):
-            self._task = self._loop.create_task(sender.release())
+        if sender is not None and not self._releasing:
+            self._releasing = True
+            self._release_task = self._loop.create_task(sender.release())
 
     def retire(self) -> None:
         """No more objects; released as soon as nothing is in flight."""

@@ -1,0 +1,213 @@
+"""One lane: what it sends, when it rests, whom it charges, and that nothing leaves it unsettled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router.errors import AssociationAborted, AssociationRejected, DeliveryError, SpoolCorrupt
+from router.model import InstanceInfo, OutcomeKind
+from tests.delivery.support import Bench, delivery
+
+
+async def test_what_waits_in_the_ledger_is_leased_and_delivered_in_order() -> None:
+    bench = Bench(max_associations=1)
+    owed = [delivery() for _ in range(20)]
+    bench.owe(*owed)
+    await bench.until(lambda: len(bench.ledger.outcomes) == 20)
+    assert bench.sent == [item.id for item in owed]
+    assert bench.ledger.kinds() == {"delivered": 20}
+    assert bench.lane.window == 0
+    await bench.close()
+
+
+async def test_a_just_received_object_takes_its_reserved_place() -> None:
+    bench = Bench(window=2)
+    await bench.lane._lease(1)  # the start's look at the ledger: nothing waits
+    bench.answer = lambda info: None
+    assert bench.lane.reserve()
+    assert bench.lane.reserve()
+    assert not bench.lane.reserve(), "the window is full"
+    bench.lane.offer(delivery(chunks=[b"data"]))
+    bench.lane.cancel_reservation()
+    await bench.until(lambda: bench.sent)
+    assert bench.lane.window == 1
+    bench.senders[0]._respond(bench.sent[0], 0x0000)
+    await bench.until(lambda: bench.ledger.outcomes)
+    assert bench.budget.used == 0
+    await bench.close()
+
+
+async def test_nothing_overtakes_what_waits_in_the_ledger() -> None:
+    bench = Bench()
+    bench.lane.backlog()
+    assert not bench.lane.reserve()
+    await bench.close()
+
+
+async def test_a_dead_destination_rests_and_nothing_is_charged() -> None:
+    bench = Bench()
+    bench.opening = lambda: DeliveryError("cannot connect: Connection refused")
+    bench.owe(*(delivery() for _ in range(5)))
+    await bench.until(lambda: bench.lane.state == "resting")
+    status = bench.lane.status()
+    assert status.reason == "cannot connect: Connection refused"
+    assert status.next_attempt_in is not None
+    assert 3 < status.next_attempt_in <= 6
+    assert bench.ledger.outcomes == []
+    assert bench.lane.waiting == 5
+    assert bench.changes[-1] is False
+    await bench.close()
+    assert len(bench.ledger.released) == 5, "leases go back"
+
+
+async def test_it_returns_with_one_object() -> None:
+    bench = Bench()
+    bench.opening = lambda: DeliveryError("cannot connect")
+    bench.owe(*(delivery() for _ in range(5)))
+    await bench.until(lambda: bench.lane.state == "resting")
+    bench.opening = lambda: None
+    bench.answer = lambda info: None
+    bench.lane._on_timer()
+    await bench.until(lambda: bench.sent)
+    assert bench.lane.state == "probing"
+    assert len(bench.sent) == 1
+    bench.answer = lambda info: 0x0000
+    bench.senders[-1]._respond(bench.sent[0], 0x0000)
+    await bench.until(lambda: len(bench.ledger.outcomes) == 5)
+    assert bench.lane.state == "up"
+    assert bench.changes[-1] is True
+    await bench.close()
+
+
+async def test_a_busy_destination_rests_and_the_object_stays_the_next() -> None:
+    bench = Bench(answer=lambda info: 0xA700)
+    first, second = delivery(), delivery()
+    bench.owe(first, second)
+    await bench.until(lambda: bench.lane.state == "resting")
+    assert bench.ledger.outcomes == []
+    bench.answer = lambda info: 0x0000
+    bench.lane.resume()
+    await bench.until(lambda: len(bench.ledger.outcomes) == 2)
+    assert bench.sent == [first.id, first.id, second.id]
+    await bench.close()
+
+
+async def test_a_permanent_rejection_gives_up_nothing() -> None:
+    bench = Bench()
+    bench.opening = lambda: AssociationRejected(1, 1, 7)
+    bench.owe(delivery())
+    await bench.until(lambda: bench.lane.state == "resting")
+    assert "check AE titles" in bench.lane.status().reason
+    assert bench.ledger.outcomes == []
+    await bench.close()
+
+
+async def test_a_refused_object_is_retried_by_itself() -> None:
+    bad = delivery()
+    bench = Bench(answer=lambda info: 0xC000 if info.id == bad.id else 0x0000)
+    bench.owe(delivery(), bad, delivery())
+    await bench.until(lambda: len(bench.ledger.outcomes) == 3)
+    retry = next(outcome for outcome in bench.ledger.outcomes if outcome.kind is OutcomeKind.RETRY)
+    assert retry.delivery_id == bad.id
+    assert retry.charge
+    assert bench.lane.state == "up", "the others go on"
+    await bench.close()
+
+
+async def test_after_the_last_attempt_it_is_a_dead_letter() -> None:
+    bench = Bench(answer=lambda info: 0xC000)
+    bench.owe(delivery(attempts=2, first_attempt=0.0))
+    await bench.until(lambda: bench.ledger.outcomes)
+    assert bench.ledger.kinds() == {"dead": 1}
+    await bench.close()
+
+
+async def test_an_object_that_kills_associations_is_charged_after_three_and_the_others_arrive() -> None:
+    bad = delivery()
+
+    def answer(info: InstanceInfo) -> Any:
+        return AssociationAborted("connection lost") if info.id == bad.id else 0x0000
+
+    bench = Bench(answer=answer)
+    others = [delivery() for _ in range(5)]
+    bench.owe(others[0], bad, *others[1:])
+
+    def helped() -> bool:
+        if bench.lane.state == "resting":
+            bench.lane.resume()
+        return len(bench.ledger.outcomes) == 6
+
+    await bench.until(helped)
+    assert bench.ledger.kinds() == {"delivered": 5, "retry": 1}
+    assert bench.sent.count(bad.id) == 3
+    assert all(bench.sent.count(other.id) == 1 for other in others)
+    assert bench.lane.window == 0
+    await bench.close()
+
+
+async def test_a_sop_class_that_three_associations_refuse_is_a_dead_letter() -> None:
+    bench = Bench()
+    bench.refused = frozenset(("1.2.3",))
+    bench.owe(delivery(sop_class="1.2.3"), delivery())
+    await bench.until(lambda: len(bench.ledger.outcomes) == 2)
+    assert bench.ledger.kinds() == {"dead": 1, "delivered": 1}
+    assert len(bench.senders) >= 3, "three agree before it is given up"
+    await bench.close()
+
+
+async def test_a_damaged_record_is_told_and_the_rest_is_served() -> None:
+    bench = Bench()
+    damaged, good = delivery(), delivery()
+    bench.spool.damaged, bench.spool.error = {damaged.id}, SpoolCorrupt("data does not match its checksum")
+    bench.owe(damaged, good)
+    await bench.until(lambda: len(bench.ledger.outcomes) == 2)
+    assert bench.ledger.kinds() == {"dead": 1, "delivered": 1}
+    assert bench.damaged
+    assert bench.sent == [good.id], "a damaged object is never sent"
+    assert bench.budget.used == 0
+    await bench.close()
+
+
+async def test_a_transfer_syntax_that_the_site_excludes_is_a_dead_letter() -> None:
+    bench = Bench(transfer_syntaxes=("1.2.840.10008.1.2",))
+    bench.owe(delivery())
+    await bench.until(lambda: bench.ledger.outcomes)
+    assert bench.ledger.kinds() == {"dead": 1}
+    assert bench.sent == []
+    await bench.close()
+
+
+async def test_nothing_is_sent_while_paused() -> None:
+    bench = Bench()
+    bench.lane.pause("weekend")
+    bench.owe(delivery())
+    assert not bench.lane.reserve()
+    assert bench.lane.status().reason == "weekend"
+    bench.lane.resume()
+    await bench.until(lambda: bench.ledger.outcomes)
+    await bench.close()
+
+
+async def test_a_destination_that_refuses_a_second_association_keeps_the_first() -> None:
+    bench = Bench(max_associations=4)
+    opened = 0
+
+    def opening() -> Exception | None:
+        nonlocal opened
+        opened += 1
+        return AssociationRejected(2, 3, 2) if opened > 1 else None
+
+    bench.opening = opening
+    bench.owe(*(delivery() for _ in range(10)))
+    await bench.until(lambda: len(bench.ledger.outcomes) == 10)
+    assert bench.lane.state == "up"
+    await bench.close()
+
+
+async def test_the_window_is_never_exceeded() -> None:
+    bench = Bench(window=50, answer=lambda info: None)
+    bench.owe(*(delivery() for _ in range(500)))
+    await bench.until(lambda: bench.sent)
+    assert bench.lane.window <= 50
+    assert len(bench.ledger.ready) >= 450
+    await bench.close()
