@@ -1,0 +1,311 @@
+"""When 0x0000 may be said, and what is said otherwise: an intake whose spool and ledger answer when told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.app.ids import IdSource
+from router.app.intake import StoreIntake
+from router.errors import LedgerError, SpoolError, SpoolFull
+from router.ledger import ReceiptResult
+from router.model import Limits, Location, Origin
+from router.routing import RuleSet, load
+from tests.support.objects import encode, synthetic
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+ORIGIN = Origin(listener="l", peer="p", calling_ae="CT1", called_ae="ROUTER", address="127.0.0.1")
+RULES = {
+    "route": '[[rule]]\nname = "all"\nto = ["pacs"]\n',
+    "discard": '[[rule]]\nname = "drop"\nmatch = { PatientID = "SYNTHETIC*" }\ndiscard = true\n',
+    "none": "",
+}
+
+
+class FakeStream:
+    def __init__(self, spool: FakeSpool) -> None:
+        self.spool = spool
+        self.pending = 0
+        self.written = b""
+        self.discarded = False
+
+    def on_drain(self, low: int, callback: Callable[[], None]) -> None:
+        self.drained = callback
+
+    def write(self, chunk: bytes) -> None:
+        self.pending += len(chunk)
+        self.written += chunk
+
+    def finish(self, entry: Any) -> None:
+        self.spool.submit(entry)
+
+    def discard(self) -> None:
+        self.discarded = True
+
+
+class FakeSpool:
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+        self.streams: list[FakeStream] = []
+        self.freed: list[Location] = []
+        self.full = False
+
+    def below_objects_floor(self) -> bool:
+        return self.full
+
+    def submit(self, entry: Any) -> None:
+        entry.location = Location(1, 1, 0, 10)
+        self.entries.append(entry)
+
+    def stream(self) -> FakeStream:
+        self.streams.append(FakeStream(self))
+        return self.streams[-1]
+
+    def settled(self, locations: Sequence[Location]) -> None:
+        self.freed.extend(locations)
+
+
+class FakeLedger:
+    failed = False
+
+    def __init__(self) -> None:
+        self.commit: Callable[[Any], None] = lambda outcome: None
+        self.receipts: Sequence[Any] = ()
+
+    def record(self, receipts: Sequence[Any], done: Callable[[Any], None]) -> None:
+        self.receipts = receipts
+        self.commit = done
+
+
+class FakeLane:
+    def __init__(self) -> None:
+        self.reserved = 0
+        self.offered: list[Any] = []
+        self.woken = 0
+
+    def reserve(self) -> bool:
+        self.reserved += 1
+        return True
+
+    def cancel_reservation(self) -> None:
+        self.reserved -= 1
+
+    def offer(self, delivery: Any) -> None:
+        self.reserved -= 1
+        self.offered.append(delivery)
+
+    def backlog(self) -> None:
+        self.woken += 1
+
+
+class SilentLog:
+    def error(self, event: str, **values: Any) -> None: ...
+
+    debug = info = warning = error
+
+
+class House:
+    def __init__(self, folder: Path, rules: str = "route", on_no_match: str = "hold", **limits: Any) -> None:
+        (folder / "rules").mkdir()
+        (folder / "rules" / "r.toml").write_text(RULES[rules])
+        self.rules: RuleSet = load(folder / "rules", ["pacs"], on_no_match=on_no_match)
+        self.spool, self.ledger, self.lane = FakeSpool(), FakeLedger(), FakeLane()
+        self.answers: list[int] = []
+        self.discarded = 0
+        self.resumed = 0
+        self.intake = StoreIntake(
+            loop=asyncio.get_running_loop(), spool=self.spool, ledger=self.ledger, lanes={"pacs": self.lane},
+            rules=lambda: self.rules, ids=IdSource(worker=0, last=0, clock=lambda: 1.7e9), limits=Limits(**limits),
+            log=SilentLog(), decided=lambda decision: None, discarded=self._discarded,
+            commit_observed=lambda seconds, count: None,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def _discarded(self, info: Any, decision: Any) -> None:
+        self.discarded += 1
+
+    def _resume(self) -> None:
+        self.resumed += 1
+
+    def begin(self, sop: str = "2.25.1", syntax: str = EXPLICIT) -> Any:
+        return self.intake.begin(
+            ORIGIN, sop_class=CT, sop_instance=sop, transfer_syntax=syntax, move_originator=None, resume=self._resume
+        )
+
+    def receive(self, data: bytes, sop: str = "2.25.1", piece: int = 50_000) -> None:
+        reception = self.begin(sop)
+        for start in range(0, len(data), piece):
+            reception.write(memoryview(data)[start : start + piece])
+        reception.finish(lambda status, comment: self.answers.append(status))
+
+    def sync(self) -> None:
+        self.intake.synced(self.spool.entries)
+
+    def written(self) -> None:
+        self.intake.written(self.spool.entries)
+
+    def committed(self) -> None:
+        self.ledger.commit([ReceiptResult(kind="new") for _ in self.ledger.receipts])
+
+
+def instance(sop: str = "2.25.1", size: int = 4000) -> bytes:
+    return encode(synthetic(sop_instance=sop, size=size))
+
+
+async def turn() -> None:
+    """What other threads asked of the loop has happened."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("first", ["sync", "commit"])
+async def test_success_is_said_only_when_both_are_durable(tmp_path: Path, first: str) -> None:
+    house = House(tmp_path)
+    house.receive(instance())
+    house.written()
+    steps = [house.sync, house.committed] if first == "sync" else [house.committed, house.sync]
+    steps[0]()
+    await turn()
+    assert house.answers == [], "one of the two is not enough"
+    steps[1]()
+    await turn()
+    assert house.answers == [0x0000]
+    assert house.intake.in_memory == 0
+    assert house.intake.open_receptions == 0
+
+
+async def test_a_failed_sync_answers_out_of_resources_even_if_the_ledger_committed(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.receive(instance())
+    house.written()
+    house.committed()
+    house.intake.failed(house.spool.entries, SpoolError("sync failed"))
+    await turn()
+    assert house.answers == [0xA700]
+    assert house.lane.reserved == 0
+    assert house.lane.offered == []
+
+
+async def test_a_failed_commit_answers_out_of_resources_and_gives_the_room_back(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.receive(instance())
+    house.written()
+    house.sync()
+    house.ledger.commit(LedgerError("no space left for the ledger"))
+    await turn()
+    assert house.answers == [0xA700]
+    assert house.lane.reserved == 0
+    assert len(house.spool.freed) == 1
+
+
+async def test_a_group_that_was_never_written_answers_out_of_resources(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.receive(instance())
+    house.intake.failed(house.spool.entries, SpoolFull("no space left for the spool"))
+    await turn()
+    assert house.answers == [0xA700]
+    assert house.lane.reserved == 0
+
+
+async def test_below_the_floor_nothing_is_taken(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.spool.full = True
+    house.receive(instance())
+    assert house.answers == [0xA700]
+    assert house.spool.entries == []
+
+
+async def test_half_a_data_set_is_never_answered_with_success(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    data = instance()
+    for cut in range(8, len(data) - 1, 97):
+        house.receive(data[:cut])
+    assert house.answers
+    assert set(house.answers) <= {0xC001, 0xC002}
+    assert house.spool.entries == []
+    assert house.intake.in_memory == 0
+
+
+async def test_uids_that_differ_or_are_missing(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.receive(instance("2.25.2"), sop="2.25.1")
+    dataset = synthetic(sop_instance="2.25.1")
+    del dataset.SOPInstanceUID
+    house.receive(encode(dataset))
+    assert house.answers == [0xA900, 0xC002]
+
+
+async def test_an_object_over_its_limit_is_refused_for_good(tmp_path: Path) -> None:
+    house = House(tmp_path, object_size=1000)
+    house.receive(instance())
+    assert house.answers == [0xC010]
+    assert house.intake.in_memory == 0
+
+
+async def test_a_discard_rule_is_the_only_silent_success_and_it_is_counted(tmp_path: Path) -> None:
+    house = House(tmp_path, "discard")
+    house.receive(instance())
+    assert house.answers == [0x0000]
+    assert house.discarded == 1
+    assert house.spool.entries == []
+
+
+async def test_no_rule_and_reject(tmp_path: Path) -> None:
+    house = House(tmp_path, "none", "reject")
+    house.receive(instance())
+    assert house.answers == [0x0124]
+
+
+async def test_a_large_object_streams_and_memory_is_let_go(tmp_path: Path) -> None:
+    house = House(tmp_path, object_memory=100_000)
+    data = instance(size=400_000)
+    house.receive(data)
+    (stream,) = house.spool.streams
+    assert stream.written == data
+    assert house.intake.in_memory == 0
+
+
+async def test_small_fragments_are_joined(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    data = instance(size=200_000)
+    house.receive(data, piece=1448)
+    (entry,) = house.spool.entries
+    assert b"".join(entry.chunks) == data
+    assert len(entry.chunks) < 6
+
+
+async def test_past_the_memory_for_all_sockets_rest_until_half_is_free(tmp_path: Path) -> None:
+    house = House(tmp_path, ingest_memory=10_000, object_memory=1 << 20)
+    first, second = house.begin("2.25.1"), house.begin("2.25.2")
+    first.write(memoryview(bytes(8) + bytes(9_000)))
+    second.write(memoryview(instance("2.25.2", size=12_000)))
+    assert second.congested
+    second.discard()
+    first.discard()
+    assert house.intake.in_memory == 0
+    assert house.intake.open_receptions == 0
+
+
+async def test_a_discarded_reception_leaves_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, object_memory=1000)
+    reception = house.begin()
+    reception.write(memoryview(instance(size=50_000)))
+    reception.discard()
+    assert house.spool.streams[0].discarded
+    assert house.intake.in_memory == 0
+    assert house.answers == []
+
+
+def test_ids_rise_whatever_the_clock_does() -> None:
+    times = iter([1.7e9, 1.7e9, 1.6e9, 1.7e9 + 5, 1.5e9] * 2000)
+    ids = IdSource(worker=3, last=0, clock=lambda: next(times))
+    numbers = [ids.next() for _ in range(10_000)]
+    assert numbers == sorted(set(numbers))
+
+
+def test_ids_go_on_above_what_the_ledger_knows() -> None:
+    assert IdSource(worker=0, last=1 << 62, clock=lambda: 1.7e9).next() > 1 << 62
