@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from router.app.router import Router
 from router.errors import ConfigError, RouterError
 from router.observe.logs import configure_logging, get_logger
 
+OPEN_FILES = 65536
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_STORAGE = 3
@@ -44,6 +46,16 @@ def run(config_path: Path | None, env: Mapping[str, str] | None = None) -> int:
     return run_loop(_main(config))
 
 
+def open_files() -> int:
+    """Ask for as many open files as the system grants, up to ``OPEN_FILES``; gives what was granted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return soft
+
+
 def run_loop(main: object) -> int:
     """One event loop for the process; uvloop where it exists."""
     try:
@@ -66,6 +78,7 @@ async def _main(config: Config) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, terminate)
+    granted = open_files()
     try:
         router = await Router.start(config)
     except ConfigError as error:
@@ -76,6 +89,7 @@ async def _main(config: Config) -> int:
         log.error("could not start", reason=str(error))
         print(f"dicom-router: {error}", file=sys.stderr)
         return EXIT_FAILED
+    log.info("open files", granted=granted, associations=config.limits.associations)
     reloads: set[asyncio.Task[object]] = set()
 
     def reload() -> None:
