@@ -131,6 +131,7 @@ _ENCAPSULATED = """
 4.201 HTJ2KLossless High-Throughput JPEG 2000 Image Compression (Lossless Only)
 4.202 HTJ2KLosslessRPCL High-Throughput JPEG 2000 with RPCL Options Image Compression (Lossless Only)
 4.203 HTJ2K High-Throughput JPEG 2000 Image Compression
+8.1 DeflatedImageFrameCompression Deflated Image Frame Compression
 5 RLELossless RLE Lossless
 """
 

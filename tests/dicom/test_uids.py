@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pynetdicom  # noqa: F401 (adds the newest transfer syntaxes to the dictionary that the test compares with)
 import pytest
 from pydicom._uid_dict import UID_dictionary
 
