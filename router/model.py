@@ -188,6 +188,16 @@ class Location:
     """Bytes of the whole record, header to footer."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class LogPosition:
+    """A place in the spool's log, which goes on from segment to segment; places compare in the order of writing."""
+
+    epoch: int = 0
+    """Of the segment's use: rises from one to the next."""
+    offset: int = 0
+    """Byte offset in the segment file: everything of this use below it lies before this place."""
+
+
 class DeliveryState(StrEnum):
     READY = "ready"
     LEASED = "leased"
@@ -228,6 +238,9 @@ class Outcome:
     """What became of one attempt; the ledger turns it into the delivery's next state."""
 
     delivery_id: int
+    destination: str
+    size: int
+    """Bytes of the instance."""
     fence: int
     kind: OutcomeKind
     status: int | None = None

@@ -75,7 +75,7 @@ class SpoolEntry(Protocol):
     info: InstanceInfo
     decision: Decision
     location: Location | None
-    """Set by the spool before ``written`` is called."""
+    """Set by the spool before ``synced`` is called."""
     chunks: list[bytes] | None
     """The data set of a small record; None of a streamed one."""
 

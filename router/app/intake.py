@@ -2,15 +2,15 @@
 
 The invariants, each held by a test:
 
-1. 0x0000 is said in one place, ``_Group.answer``, after the spool has synced the record *and* the ledger has
-committed the
-   instance with every delivery that its decision names. A DISCARD decision is the only other success, and it is
-   counted.
-2. Any doubt (sync error, commit error, full disk) answers 0xA700 and leaves no reservation behind.
-3. A group's records are written before its ledger transaction starts, and the sync and the commit then run side by
-side.
-4. Bytes of a data set are copied once, from the receive buffer, and given on by reference: to the spool, to the lanes.
-5. Memory is bounded: an object beyond ``object_memory`` streams to the disk, and past ``ingest_memory`` sockets rest.
+1. 0x0000 is said in one place, ``_stored``, after the spool has synced the record. The record holds the data set *and*
+   the decision: what is owed to whom is durable with it. The ledger follows, and a start reads from the spool what it
+   had not yet heard (``recovery``). A DISCARD decision is the only other success, and it is counted.
+2. Where the ledger has a say in the answer (a policy that refuses other bytes under a known UID) or the record is
+   not in the log (streamed objects), the answer waits for its commit.
+3. Any doubt (sync error, commit error, full disk) answers 0xA700 and leaves no reservation behind.
+4. Lanes hear of an object after the ledger's commit: it alone knows whether older versions are still owed.
+5. Bytes of a data set are copied once, from the receive buffer, and given on by reference: to the spool, to the lanes.
+6. Memory is bounded: an object beyond ``object_memory`` streams to the disk, and past ``ingest_memory`` sockets rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
 from typing import Any
 
 import xxhash
@@ -30,7 +29,7 @@ from router.dicom.attributes import Attributes
 from router.dicom.inspect import DatasetInspector
 from router.errors import DatasetError, LedgerError, SpoolError, SpoolFull
 from router.ledger import Receipt, ReceiptResult, SqliteLedger
-from router.model import Decision, InstanceInfo, Limits, Location, Origin, Status, Verdict
+from router.model import Decision, InstanceInfo, Limits, Location, LogPosition, Origin, Status, Verdict
 from router.ports import Log
 from router.routing import RuleSet
 from router.spool import Spool, SpoolStream
@@ -47,7 +46,7 @@ STREAM_LOW = 1 << 20
 class Entry:
     """One instance on its way through spool and ledger."""
 
-    __slots__ = ("chunks", "decision", "direct", "done", "group", "info", "location", "receipt")
+    __slots__ = ("chunks", "decision", "direct", "done", "ended_at", "info", "location")
 
     def __init__(
         self,
@@ -56,50 +55,34 @@ class Entry:
         chunks: list[bytes] | None,
         direct: frozenset[str],
         done: Callable[[int, str], None],
+        ended_at: float,
     ) -> None:
         self.info = info
         self.decision = decision
         self.chunks = chunks
         self.direct = direct
         self.done = done
+        self.ended_at = ended_at
+        """When its last fragment came, by the loop's clock."""
         self.location: Location | None = None
-        self.group: _Group | None = None
 
 
 class _Group:
-    """Entries that share a sync and a commit. Complete when both have answered; then the loop is woken once."""
+    """Entries that were synced together and are recorded together."""
 
-    __slots__ = ("_lock", "_waiting", "began", "entries", "intake", "problem", "results")
+    __slots__ = ("answered", "entries", "intake", "outcome")
 
-    def __init__(self, intake: StoreIntake, entries: Sequence[Entry]) -> None:
+    def __init__(self, intake: StoreIntake, entries: list[Entry], *, answered: bool) -> None:
         self.intake = intake
         self.entries = entries
-        self.began = intake.loop.time()
-        self.results: list[ReceiptResult] | None = None
-        self.problem: SpoolError | LedgerError | None = None
-        self._waiting = 2
-        self._lock = Lock()
+        self.answered = answered
+        """Their senders do not wait for the ledger."""
+        self.outcome: list[ReceiptResult] | LedgerError = []
 
     def committed(self, outcome: list[ReceiptResult] | LedgerError) -> None:
         """From the ledger's thread."""
-        if isinstance(outcome, LedgerError):
-            self.problem = outcome
-        else:
-            self.results = outcome
-        self._arrived()
-
-    def synced(self, problem: SpoolError | None) -> None:
-        """From the spool's thread."""
-        if problem is not None:
-            self.problem = problem
-        self._arrived()
-
-    def _arrived(self) -> None:
-        with self._lock:
-            self._waiting -= 1
-            complete = self._waiting == 0
-        if complete:
-            self.intake.wake(self)
+        self.outcome = outcome
+        self.intake.loop.call_soon_threadsafe(self.intake.recorded, self)
 
 
 class StoreIntake:
@@ -141,10 +124,9 @@ class StoreIntake:
         self.commit_observed = commit_observed
         self.changed_duplicate = changed_duplicate
         self.in_memory = 0
-        """Bytes received and not yet durable, all receptions together."""
+        """Bytes received and not yet given to the lanes, all receptions together."""
         self._resting: set[Callable[[], None]] = set()
         self._begun = 0
-        self._ready: list[_Group] = []
 
     # ports.Intake ------------------------------------------------------------------------------------------
 
@@ -163,7 +145,7 @@ class StoreIntake:
 
     @property
     def open_receptions(self) -> int:
-        """Receptions begun and not yet answered or discarded."""
+        """Receptions begun whose objects are not yet recorded, refused or discarded."""
         return self._begun
 
     def ended(self) -> None:
@@ -199,96 +181,105 @@ class StoreIntake:
             return frozenset()
         return frozenset(name for name in decision.destinations if self.lanes[name].reserve())
 
-    # The group commit: spool thread, ledger thread, loop ---------------------------------------------------
+    # The group commit: spool thread, then the loop; ledger thread, then the loop ---------------------------
 
-    def written(self, entries: Sequence[Any]) -> None:
-        """Spool thread: the bytes are in the page cache and have their places; the sync comes next."""
-        group = _Group(self, entries)
-        receipts = []
-        for entry in entries:
-            entry.group = group
-            location = entry.location
-            if location is None:
-                raise SpoolError("the spool wrote a record without saying where")
-            receipts.append(
-                Receipt(
-                    info=entry.info,
-                    decision=entry.decision,
-                    location=location,
-                    direct=entry.direct,
-                    on_duplicate=self.changed_duplicate,
-                )
-            )
-        self.ledger.record(receipts, group.committed)
+    def synced(self, entries: Sequence[Any], position: LogPosition | None) -> None:
+        """Spool thread: these records are durable."""
+        sure = [entry for entry in entries if self._is_sure(entry)]
+        unsure = [entry for entry in entries if not self._is_sure(entry)] if len(sure) < len(entries) else []
+        if sure:
+            self.loop.call_soon_threadsafe(self._stored, sure)
+        for members, answered in ((sure, True), (unsure, False)):
+            if members:
+                receipts = [
+                    Receipt(
+                        info=entry.info,
+                        decision=entry.decision,
+                        location=entry.location,
+                        direct=entry.direct,
+                        on_duplicate=self.changed_duplicate,
+                    )
+                    for entry in members
+                ]
+                group = _Group(self, members, answered=answered)
+                self.ledger.record(receipts, group.committed, position=position, owed=answered)
 
-    def synced(self, entries: Sequence[Any]) -> None:
-        """Spool thread."""
-        group = entries[0].group
-        if group is not None:
-            group.synced(None)
+    def _is_sure(self, entry: Entry) -> bool:
+        """The answer does not depend on the ledger."""
+        return entry.chunks is not None and self.changed_duplicate != "reject"
 
     def failed(self, entries: Sequence[Any], problem: SpoolError) -> None:
-        """Spool thread: these entries are not durable. Those never written have no group and no ledger rows."""
-        group = entries[0].group
-        if group is None:
-            group = _Group(self, entries)
-            group.committed([])
-        group.synced(problem)
+        """Spool thread: these entries are not durable."""
+        self.loop.call_soon_threadsafe(self._refuse, list(entries), problem)
 
-    def wake(self, group: _Group) -> None:
-        """Spool or ledger thread: both halves of the group have answered."""
-        self.loop.call_soon_threadsafe(self._answer, group)
+    def _stored(self, entries: list[Entry]) -> None:
+        """The one place where 0x0000 is said of an object that is kept."""
+        for entry in entries:
+            entry.done(Status.SUCCESS, "")
+        self.commit_observed(self.loop.time() - entries[0].ended_at, len(entries))
 
-    def _answer(self, group: _Group) -> None:
-        problem, results = group.problem, group.results
-        if problem is not None or results is None:
-            self._refuse(group, problem)
+    def recorded(self, group: _Group) -> None:
+        """The ledger has committed, or failed."""
+        outcome, entries = group.outcome, group.entries
+        if isinstance(outcome, LedgerError):
+            if group.answered:
+                # Durable and owed all the same: the next start reads them from the spool. This router is failing.
+                for entry in entries:
+                    self._let_go(entry)
+                return
+            self._refuse(entries, outcome)
+            if not self.ledger.failed:
+                # The records are written and nobody owns them: their places are free again.
+                self.spool.settled([entry.location for entry in entries if entry.location is not None])
             return
-        # Every sender of the group hears its answer before the first object is sent on: sending takes longer.
-        for entry, result in zip(group.entries, results, strict=True):
-            if result.kind == "rejected":
-                self._end(entry, Status.DUPLICATE_SOP_INSTANCE, "another object has this SOP Instance UID")
-            else:
-                self._end(entry, Status.SUCCESS, "")
-        self.commit_observed(self.loop.time() - group.began, len(group.entries))
+        if not group.answered:
+            for entry, result in zip(entries, outcome, strict=True):
+                if result.kind == "rejected":
+                    entry.done(Status.DUPLICATE_SOP_INSTANCE, "another object has this SOP Instance UID")
+            kept = [entry for entry, result in zip(entries, outcome, strict=True) if result.kind != "rejected"]
+            if kept:
+                self._stored(kept)
         unneeded: list[Location] = []
         backlog: set[str] = set()
-        for entry, result in zip(group.entries, results, strict=True):
+        lanes = self.lanes
+        for entry, result in zip(entries, outcome, strict=True):
+            self._begun -= 1
+            chunks = entry.chunks
+            if chunks is not None:
+                self.freed(entry.info.size)
             if result.unneeded is not None:
                 unneeded.append(result.unneeded)
             backlog |= result.backlog
             direct = entry.direct
             if direct:
-                offered = set()
-                for delivery in result.deliveries:
-                    delivery.chunks = entry.chunks
-                    offered.add(delivery.destination)
-                    self.lanes[delivery.destination].offer(delivery)
-                for name in direct - offered:
-                    self.lanes[name].cancel_reservation()
+                deliveries = result.deliveries
+                for delivery in deliveries:
+                    delivery.chunks = chunks
+                    lanes[delivery.destination].offer(delivery)
+                if len(deliveries) < len(direct):
+                    for name in direct.difference(delivery.destination for delivery in deliveries):
+                        lanes[name].cancel_reservation()
         for name in backlog:
-            lane = self.lanes.get(name)
+            lane = lanes.get(name)
             if lane is not None:
                 lane.backlog()
         if unneeded:
             self.spool.settled(unneeded)
 
-    def _refuse(self, group: _Group, problem: Exception | None) -> None:
+    def _refuse(self, entries: list[Entry], problem: Exception) -> None:
         comment = "out of disk space" if isinstance(problem, SpoolFull) else "storage unavailable"
-        self.log.error("store group refused", instances=len(group.entries), reason=str(problem))
-        for entry in group.entries:
-            for name in entry.direct:
-                self.lanes[name].cancel_reservation()
-            self._end(entry, Status.OUT_OF_RESOURCES, comment)
-        if isinstance(problem, LedgerError) and not self.ledger.failed:
-            # The records are written and nobody owns them: their places are free again.
-            self.spool.settled([entry.location for entry in group.entries if entry.location is not None])
+        self.log.error("store group refused", instances=len(entries), reason=str(problem))
+        for entry in entries:
+            self._let_go(entry)
+            entry.done(Status.OUT_OF_RESOURCES, comment)
 
-    def _end(self, entry: Entry, status: int, comment: str) -> None:
+    def _let_go(self, entry: Entry) -> None:
+        """No lane gets it in this run."""
         self._begun -= 1
         if entry.chunks is not None:
             self.freed(entry.info.size)
-        entry.done(status, comment)
+        for name in entry.direct:
+            self.lanes[name].cancel_reservation()
 
 
 class StoreReception:
@@ -342,7 +333,7 @@ class StoreReception:
         """Bytes of ours counted in the intake's memory."""
         self._stream: SpoolStream | None = None
         self._error: DatasetError | None = None
-        if intake.spool.below_objects_floor():
+        if intake.spool.below_objects_floor() or intake.ledger.full:
             self._error = DatasetError(Status.OUT_OF_RESOURCES, "out of disk space")
 
     @property
@@ -415,10 +406,12 @@ class StoreReception:
                 done(Status.SUCCESS, "")
             return
         direct = intake.reserve(decision)
-        if self._stream is not None:
-            self._stream.finish(Entry(info, decision, None, direct, done))
+        stream = self._stream
+        entry = Entry(info, decision, self._chunks if stream is None else None, direct, done, intake.loop.time())
+        if stream is not None:
+            stream.finish(entry)
         else:
-            intake.spool.submit(Entry(info, decision, self._chunks, direct, done))
+            intake.spool.submit(entry)
 
     def discard(self) -> None:
         self._drop()

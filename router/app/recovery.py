@@ -1,4 +1,4 @@
-"""What a start finds, and makes right before anything is served: spool and ledger compared, a lost ledger rebuilt.
+"""What a start finds, and makes right before anything is served: the ledger follows the spool's log to its end.
 
 Blocking; runs once, before the loop. Every finding is one line in the log.
 """
@@ -7,50 +7,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from router.ledger import SqliteLedger
-from router.model import Decision, InstanceInfo, Location, format_id
+from router.ledger import Receipt, SqliteLedger
 from router.ports import Log
 from router.spool import Spool
 
-NEWEST = 20_000
-"""Instances looked at for a torn end: far more than any group and all streams together."""
 
-
-def reconcile(spool: Spool, ledger: SqliteLedger, log: Log) -> None:
+def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -> None:
     """Bring spool and ledger together.
 
-    * The ledger is new and the spool is not: everything whole is owed again; what is damaged is set aside.
-    * Otherwise the newest instances are compared with their records: rows whose record a crash tore before anybody
-      was told are
-      removed. Records without rows have no owner and their segments are used again.
+    The log tells what was received and what was decided; the ledger remembers how far it has read it. What lies behind
+    that place was synced shortly before a crash, or the ledger is an old copy, or a new one because it was lost: all
+    the same, it is taken in now and owed to its destinations. A record that does not read back is set aside and told,
+    unless a crash explains it: then nobody was told that it is stored.
     """
-    if ledger.fresh and not spool.empty:
-        _rebuild(spool, ledger, log)
-    else:
-        torn = spool.in_doubt(ledger.newest(NEWEST))
-        if torn:
-            for info in torn:
-                log.warning("unanswered instance of a crash removed", instance=format_id(info.id), size=info.size)
-            ledger.forget([info.id for info in torn])
-    spool.adopt(ledger.live())
-
-
-def _rebuild(spool: Spool, ledger: SqliteLedger, log: Log) -> None:
-    log.error("the ledger is missing: it is rebuilt from the spool, and what it had delivered is sent again")
+    lost = ledger.fresh and not spool.empty
+    if lost:
+        log.error("the ledger is missing: it is rebuilt from the spool, and what it had delivered is sent again")
     counts = {"whole": 0, "torn": 0, "damaged": 0}
 
-    def whole() -> Iterator[tuple[InstanceInfo, Decision, Location]]:
-        for found in spool.scan():
+    def whole() -> Iterator[Receipt]:
+        for found in spool.tail(ledger.position()):
             if found.ok and found.info is not None and found.decision is not None:
                 counts["whole"] += 1
-                yield found.info, found.decision, found.location
-                continue
-            if found.torn:
-                counts["torn"] += 1  # a crash cut it; nobody was told that it is stored
-                continue
-            counts["damaged"] += 1
-            aside = spool.quarantine(found.location)
-            log.error("damaged record set aside", problem=found.problem, file=aside.name if aside is not None else "")
+                yield Receipt(
+                    info=found.info, decision=found.decision, location=found.location, on_duplicate=on_duplicate
+                )
+            elif found.torn:
+                counts["torn"] += 1
+            else:
+                counts["damaged"] += 1
+                aside = spool.quarantine(found.location)
+                log.error(
+                    "damaged record set aside", problem=found.problem, file=aside.name if aside is not None else ""
+                )
 
-    ledger.rebuild(whole())
-    log.warning("ledger rebuilt", **counts)
+    taken = ledger.follow(whole(), spool.end())
+    if lost:
+        log.warning("ledger rebuilt", **counts)
+    elif taken or counts["torn"] or counts["damaged"]:
+        log.info("the end of the spool's log was read", taken_in=taken, torn=counts["torn"], damaged=counts["damaged"])
+    spool.adopt(ledger.live(), ledger.position())

@@ -159,7 +159,6 @@ class Router:
         self.ledger.start(self.loop, failed=self._ledger_failed)
         self.spool.start(
             self.loop,
-            written=self.intake.written,
             synced=self.intake.synced,
             failed=self._spool_failed,
             broken=self._spool_broken,
@@ -216,7 +215,7 @@ class Router:
         except RouterError:
             self.spool.close_files()
             raise
-        reconcile(self.spool, self.ledger, self.log)
+        reconcile(self.spool, self.ledger, self.log, self.config.on_changed_duplicate)
 
     def _warn_of_strangers(self) -> None:
         """Deliveries to destinations that the configuration no longer has wait for ever: somebody should know."""

@@ -491,6 +491,8 @@ class Lane:
         self._ledger.settle(
             Outcome(
                 delivery_id=delivery.id,
+                destination=self.name,
+                size=delivery.instance.size,
                 fence=delivery.fence,
                 kind=kind,
                 status=status,

@@ -18,7 +18,10 @@ DELIVERY_COLUMNS = "d.id, d.dest, d.priority, d.fence, d.attempts, d.first_attem
 INSERT_INSTANCE = (
     "insert into instance(id, study, series, sop, sop_class, ts, calling, called, peer, listener, address, patient_id, "
     "accession, modality, size, checksum, segment, epoch, at, length, received, rule_version, rules, verdict, priority, "
-    "move_aet, move_id, supersedes) values(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    "move_aet, move_id, supersedes)"
+)
+INSERT_DELIVERY = (
+    "insert into delivery(id, instance_id, dest, state, priority, owner, fence, lease_until, after, updated)"
 )
 
 

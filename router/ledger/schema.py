@@ -6,7 +6,7 @@ import apsw
 
 from router.errors import LedgerTooNew
 
-MACROS = {"{pk}": "integer primary key", "{ts}": "real", "{big}": "integer"}
+MACROS = {"{pk}": "integer primary key", "{ts}": "real", "{big}": "integer", "{end}": str(1 << 62)}
 
 STEPS = (
     """
@@ -39,6 +39,10 @@ create table history(id {pk}, sop text not null, study text not null, accession 
 create index history_sop on history(sop);
 create index history_accession on history(accession) where accession <> '';
 create table setting(name text primary key, value text not null);
+""",
+    """
+create table log_position(epoch {big} not null, at {big} not null);
+insert into log_position select coalesce(max(epoch), 0), {end} from instance;
 """,
 )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import apsw
@@ -22,15 +23,17 @@ import apsw
 from router.errors import LedgerError
 from router.ledger.rows import (
     DELIVERY_COLUMNS,
+    INSERT_DELIVERY,
     INSERT_INSTANCE,
     INSTANCE_COLUMNS,
     delivery_of,
     instance_of,
     instance_row,
 )
-from router.model import Decision, Delivery, InstanceInfo, Location, Outcome, OutcomeKind, Verdict
+from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, OutcomeKind, Verdict
 
 LEASE_SECONDS = 60.0
+ROWS_AT_ONCE = 64
 HISTORY_SECONDS = 90 * 86400.0
 
 
@@ -121,7 +124,97 @@ class Store:
         counters.kept_bytes = self._one("select coalesce(sum(length), 0) from instance where settled is not null")[0]
         return counters
 
+    # The place in the spool's log ----------------------------------------------------------------------------
+
+    def position(self) -> LogPosition:
+        """Everything before it in the spool's log is known here."""
+        epoch, offset = self._one("select epoch, at from log_position")
+        return LogPosition(epoch, offset)
+
+    def reach(self, position: LogPosition) -> None:
+        self.connection.execute("update log_position set epoch=?, at=?", (position.epoch, position.offset))
+
+    def knows(self, instance: int) -> bool:
+        """Whether the instance was ever recorded, whatever became of it."""
+        return bool(
+            self._one(
+                "select exists(select 1 from instance where id=?1) or exists(select 1 from history where id=?1)",
+                (instance,),
+            )[0]
+        )
+
     # Receiving ---------------------------------------------------------------------------------------------
+
+    def record_all(self, receipts: Sequence[Receipt], now: float) -> list[ReceiptResult]:
+        """Instances and what they owe; one result each.
+
+        New ones, nearly all there are, take three statements together. A statement costs the thread the interpreter
+        twice, which on a busy process is more than the rows in it.
+        """
+        known = {
+            row[0]
+            for row in self.connection.execute(
+                "select distinct sop from instance where sop in (select value from json_each(?))",
+                (json.dumps([receipt.info.sop_instance for receipt in receipts]),),
+            )
+        }
+        results: list[ReceiptResult | None] = []
+        instances: list[tuple[Any, ...]] = []
+        deliveries: list[tuple[Any, ...]] = []
+        for receipt in receipts:
+            if receipt.info.sop_instance in known:
+                results.append(None)
+                continue
+            known.add(receipt.info.sop_instance)
+            results.append(self._new(receipt, now, instances, deliveries))
+        self._insert_rows(INSERT_INSTANCE, instances)
+        self._insert_rows(INSERT_DELIVERY, deliveries)
+        return [
+            self.record(receipt, now) if result is None else result
+            for receipt, result in zip(receipts, results, strict=True)
+        ]
+
+    def _new(
+        self, receipt: Receipt, now: float, instances: list[tuple[Any, ...]], deliveries: list[tuple[Any, ...]]
+    ) -> ReceiptResult:
+        """Rows of an instance whose UID was never seen."""
+        info, decision = receipt.info, receipt.decision
+        hold = decision.verdict is Verdict.HOLD
+        instances.append(instance_row(info, decision, receipt.location, decision.verdict, None))
+        result = ReceiptResult(kind="held" if hold else "new")
+        if hold:
+            self.delta.held += 1
+            return result
+        for destination in decision.destinations:
+            number = self._next_delivery
+            self._next_delivery = number + 1
+            leased = destination in receipt.direct
+            deliveries.append(
+                self._delivery_row(number, info.id, destination, leased, int(decision.priority), None, now)
+            )
+            if leased:
+                result.deliveries.append(
+                    Delivery(
+                        id=number, destination=destination, instance=info, location=receipt.location,
+                        priority=decision.priority, fence=1,
+                    )
+                )  # fmt: skip
+            else:
+                result.backlog.add(destination)
+            self.delta.add_open(destination, 1, info.size)
+        return result
+
+    def _insert_rows(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """As few statements as there are ones in the binary form of their number, so that the cache of prepared
+        statements holds them all."""
+        at = 0
+        while at < len(rows):
+            count = min(ROWS_AT_ONCE, 1 << ((len(rows) - at).bit_length() - 1))
+            values = "(" + ",".join("?" * len(rows[0])) + ")"
+            self.connection.execute(
+                f"{insert} values{','.join([values] * count)}", tuple(chain.from_iterable(rows[at : at + count]))
+            )
+            at += count
 
     def record(self, receipt: Receipt, now: float) -> ReceiptResult:
         """An instance and what it owes."""
@@ -141,7 +234,7 @@ class Store:
         hold = decision.verdict is Verdict.HOLD or (known is not None and receipt.on_duplicate == "hold")
         verdict = Verdict.HOLD if hold else decision.verdict
         supersedes = known[0] if known is not None else None
-        execute(INSERT_INSTANCE, instance_row(info, decision, receipt.location, verdict, supersedes))
+        self._insert_rows(INSERT_INSTANCE, [instance_row(info, decision, receipt.location, verdict, supersedes)])
         result = ReceiptResult(kind="held" if hold else "new" if known is None else "version")
         if known is not None:
             self.event(now, info.id, None, "new version", "other bytes came under this SOP Instance UID")
@@ -169,16 +262,17 @@ class Store:
     def _insert(self, instance: int, destination: str, state: str, priority: int, after: int | None, now: float) -> int:
         number = self._next_delivery
         self._next_delivery = number + 1
-        leased = state == "leased"
-        self.connection.execute(
-            "insert into delivery(id, instance_id, dest, state, priority, owner, fence, lease_until, after, updated) "
-            "values(?,?,?,?,?,?,?,?,?,?)",
-            (
-                number, instance, destination, state, priority, self.owner if leased else None, 1 if leased else 0,
-                now + LEASE_SECONDS if leased else None, after, now,
-            ),
-        )  # fmt: skip
+        row = self._delivery_row(number, instance, destination, state == "leased", priority, after, now)
+        self._insert_rows(INSERT_DELIVERY, [row])
         return number
+
+    def _delivery_row(
+        self, number: int, instance: int, destination: str, leased: bool, priority: int, after: int | None, now: float
+    ) -> tuple[Any, ...]:
+        return (
+            number, instance, destination, "leased" if leased else "ready", priority, self.owner if leased else None,
+            1 if leased else 0, now + LEASE_SECONDS if leased else None, after, now,
+        )  # fmt: skip
 
     def _older_open(self, sop: str, destination: str, instance: int) -> int | None:
         row = self._one(
@@ -288,6 +382,33 @@ class Store:
         moment: float | None = row[0]
         return moment
 
+    def settle_all(self, outcomes: Sequence[Outcome], now: float) -> None:
+        """What became of attempts. Plain successes, nearly all there are, take two statements together."""
+        plain: dict[int, dict[int, Outcome]] = {}
+        for outcome in outcomes:
+            if outcome.kind is OutcomeKind.DELIVERED and outcome.status == 0 and not outcome.reason:
+                plain.setdefault(outcome.fence, {})[outcome.delivery_id] = outcome
+            else:
+                self.settle(outcome, now)
+        for fence, group in plain.items():
+            instances = set()
+            for number, instance in self.connection.execute(
+                "update delivery set state='done', owner=null, last_status=0, last_error=null, attempts=attempts+1, "
+                "updated=? where id in (select value from json_each(?)) and fence=? and state='leased' "
+                "returning id, instance_id",
+                (now, json.dumps(list(group)), fence),
+            ):
+                instances.add(instance)
+                settled = group[number]
+                self.delta.add_open(settled.destination, -1, -settled.size)
+            for (length,) in self.connection.execute(
+                "update instance set settled=? where id in (select value from json_each(?)) and settled is null "
+                "and not exists (select 1 from delivery d where d.instance_id=instance.id and d.state<>'done') "
+                "returning length",
+                (now, json.dumps(list(instances))),
+            ):
+                self.delta.kept_bytes += length
+
     def settle(self, outcome: Outcome, now: float) -> None:
         """What became of an attempt; nothing if the lease was lost."""
         kind = outcome.kind
@@ -345,15 +466,6 @@ class Store:
         )
         return self.connection.changes()
 
-    def newest(self, limit: int) -> list[tuple[InstanceInfo, Location]]:
-        return [
-            instance_of(row)
-            for row in self.connection.execute(
-                f"select {INSTANCE_COLUMNS} from instance i order by i.id desc limit ?",
-                (limit,),
-            )
-        ]
-
     def live(self) -> dict[int, tuple[int, int]]:
         """Segment to (records, bytes) that the ledger knows."""
         return {
@@ -381,7 +493,7 @@ class Store:
         return found
 
     def forget(self, ids: Iterable[int]) -> None:
-        """Instances that nobody was told about."""
+        """Rows of instances that are needed no more."""
         for number in ids:
             self.connection.execute("delete from instance where id=?", (number,))
 

@@ -1,9 +1,11 @@
 """The ledger of one process: one connection that writes, in one thread, everything that waits in one transaction.
 
-Receipts of a group, outcomes of deliveries and leases share a commit; with WAL and ``synchronous=FULL`` a commit that has returned is
-on the disk. After the first I/O error the ledger is *failed*: nobody is told success any more. A full disk refuses
-receipts and
-keeps the rest for the next transaction.
+Receipts, outcomes of deliveries and leases share a commit; with WAL and ``synchronous=FULL`` a commit that has
+returned is on the disk. The ledger follows the spool's log: what it has not committed when the process dies is read
+from there at the next start, so nothing waits for it, and it can take its time to gather much into one transaction.
+
+After the first I/O error the ledger is *failed*: nobody is told success any more. A full disk keeps what must not be
+lost for the next transaction and refuses the rest.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,14 +25,16 @@ from router.errors import LedgerError
 from router.ledger.queries import Queries
 from router.ledger.schema import migrate
 from router.ledger.store import Counters, Receipt, ReceiptResult, Store
-from router.model import Decision, Delivery, InstanceInfo, Location, Outcome
+from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome
 from router.ports import Log
 
 T = TypeVar("T")
 GROUP_JOBS = 2048
 RENEW_EVERY = 20.0
-OUTCOMES_WAIT = 0.02
-"""Seconds. A crash in between repeats deliveries, which a crash may do anyway; it loses nothing."""
+COMMIT_EVERY = 0.005
+"""Seconds from one commit to the next at least: a larger transaction costs little more than a small one."""
+FULL_WAIT = 0.2
+"""Seconds between attempts while the disk is full."""
 CHECKPOINT_PAGES = 4000
 """WAL pages (4 KiB each) after which a passive checkpoint runs between two transactions."""
 CACHE_KIB = 64 << 10
@@ -38,11 +43,13 @@ Done = Callable[["list[ReceiptResult] | LedgerError"], None]
 
 
 class _Record:
-    __slots__ = ("done", "receipts", "results")
+    __slots__ = ("done", "owed", "position", "receipts", "results")
 
-    def __init__(self, receipts: Sequence[Receipt], done: Done) -> None:
+    def __init__(self, receipts: Sequence[Receipt], done: Done, position: LogPosition | None, owed: bool) -> None:
         self.receipts = receipts
         self.done = done
+        self.position = position
+        self.owed = owed
         self.results: list[ReceiptResult] = []
 
 
@@ -71,12 +78,17 @@ class SqliteLedger:
         self.fresh = False
         """The ledger was empty when it was opened."""
         self.failed = False
+        self.full = False
+        """The last transaction found no room on the disk."""
         self.counts = Counters()
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_failure: Callable[[LedgerError], None] = lambda error: None
         self._wal_pages = 0
+        self._postponed: list[Any] = []
+        """Jobs that met a full disk and must not be lost, in order."""
+        self._committed_at = 0.0
         self._connection: apsw.Connection
         self._store: Store
         self._queries: Queries
@@ -112,28 +124,22 @@ class SqliteLedger:
         """Segment to (records, bytes). Blocking; before ``start``."""
         return self._store.live()
 
-    def newest(self, limit: int) -> list[tuple[InstanceInfo, Location]]:
-        """Blocking; before ``start``."""
-        return self._store.newest(limit)
+    def position(self) -> LogPosition:
+        """Everything before it in the spool's log is known here. Blocking; before ``start``."""
+        return self._store.position()
 
-    def forget(self, ids: Sequence[int]) -> None:
-        """Instances that nobody was told about. Blocking; before ``start``."""
+    def follow(self, records: Iterable[Receipt], position: LogPosition) -> int:
+        """Take in what the spool's log has up to ``position``; gives how many of them were not known. Blocking; before
+        ``start``."""
+        count = 0
         with self._connection:
-            self._store.forget(ids)
+            for receipt in records:
+                if not self._store.knows(receipt.info.id):
+                    self._store.record(receipt, receipt.info.received)
+                    count += 1
+            self._store.reach(position)
         self.counts = self._store.counters()
-
-    def rebuild(self, records: Iterable[tuple[InstanceInfo, Decision, Location]]) -> list[Location]:
-        """Take in records of a spool whose ledger was lost: everything is owed again. Gives the records that are
-        identical
-        duplicates and not needed. Blocking; before ``start``."""
-        unneeded = []
-        with self._connection:
-            for info, decision, location in records:
-                result = self._store.record(Receipt(info=info, decision=decision, location=location), info.received)
-                if result.unneeded is not None:
-                    unneeded.append(result.unneeded)
-        self.counts = self._store.counters()
-        return unneeded
+        return count
 
     def last_id(self) -> int:
         row = self._connection.execute(
@@ -162,10 +168,15 @@ class SqliteLedger:
 
     # The hot path ------------------------------------------------------------------------------------------
 
-    def record(self, receipts: Sequence[Receipt], done: Done) -> None:
+    def record(self, receipts: Sequence[Receipt], done: Done, *, position: LogPosition | None, owed: bool) -> None:
         """Any thread. ``done`` is called in the ledger's thread after the commit, with one result per receipt, or
-        an error."""
-        self._queue.put(_Record(receipts, done))
+        an error.
+
+        Args:
+            position: The end of the spool's log behind them.
+            owed: Their senders have been answered: a full disk delays them. Others it refuses.
+        """
+        self._queue.put(_Record(receipts, done, position, owed))
 
     def settle(self, outcome: Outcome) -> None:
         self._queue.put(outcome)
@@ -267,7 +278,7 @@ class SqliteLedger:
         closing = False
         renew_at = time.monotonic() + RENEW_EVERY
         while not closing:
-            jobs = self._gather(renew_at)
+            jobs = self._gather(time.monotonic() + FULL_WAIT if self.full else renew_at)
             if _CLOSE in jobs:
                 jobs.remove(_CLOSE)
                 closing = True
@@ -276,26 +287,24 @@ class SqliteLedger:
                 self._transaction([*jobs, _Call(lambda store, now: store.renew(now), self._nobody())])
             elif jobs:
                 self._transaction(jobs)
+            elif self.full:  # is there room again?
+                self._transaction([_Call(lambda store, now: store.reach(store.position()), self._nobody())])
+        if self._postponed:
+            self.log.error("no room for the last transaction: the next start reads it from the spool")
         if not self.failed:
             self._checkpoint(force=True)
 
     def _gather(self, until: float) -> list[Any]:
-        """Everything that waits. Outcomes alone wait a little for receipts to share their commit with: nobody waits for
-        them, and each commit that they would have to themselves delays somebody's answer."""
-        jobs: list[Any] = []
-        patience = 0.0
-        try:
-            jobs.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
-            patience = time.monotonic() + OUTCOMES_WAIT
+        """Everything that waits, a while after the last commit."""
+        jobs, self._postponed = self._postponed, []
+        with suppress(queue.Empty):
+            jobs.append(self._queue.get(timeout=0 if jobs else max(0.0, until - time.monotonic())))
+        early = self._committed_at + COMMIT_EVERY - time.monotonic()
+        if early > 0 and jobs:
+            time.sleep(early)
+        with suppress(queue.Empty):
             while len(jobs) < GROUP_JOBS:
-                try:
-                    jobs.append(self._queue.get_nowait())
-                except queue.Empty:
-                    if any(type(job) is not Outcome for job in jobs):
-                        break
-                    jobs.append(self._queue.get(timeout=max(0.0, patience - time.monotonic())))
-        except queue.Empty:
-            pass
+                jobs.append(self._queue.get_nowait())
         return jobs
 
     def _nobody(self) -> asyncio.Future[Any]:
@@ -312,13 +321,19 @@ class SqliteLedger:
         now = time.time()
         try:
             execute("begin immediate")
+            records: list[_Record] = []
+            outcomes: list[Outcome] = []
             for job in jobs:
                 if type(job) is Outcome:
-                    store.settle(job, now)
+                    outcomes.append(job)
                 elif type(job) is _Record:
-                    job.results = [store.record(receipt, now) for receipt in job.receipts]
+                    records.append(job)
                 else:
+                    # It may look at what was said before it.
+                    self._apply(records, outcomes, now)
+                    records, outcomes = [], []
                     job.result = job.work(store, now)
+            self._apply(records, outcomes, now)
             execute("commit")
         except apsw.FullError:
             self._rollback()
@@ -333,6 +348,8 @@ class SqliteLedger:
             self._refuse(jobs, problem)
             self._on_failure(problem)
             return
+        self._committed_at = time.monotonic()
+        self.full = False
         self.counts.apply(store.delta)
         calls = []
         for job in jobs:
@@ -344,18 +361,28 @@ class SqliteLedger:
             self._loop.call_soon_threadsafe(_answer, calls)
         self._checkpoint(force=False)
 
+    def _apply(self, records: list[_Record], outcomes: list[Outcome], now: float) -> None:
+        if records:
+            results = iter(self._store.record_all([receipt for job in records for receipt in job.receipts], now))
+            for job in records:
+                job.results = [next(results) for _ in job.receipts]
+            position = next((job.position for job in reversed(records) if job.position is not None), None)
+            if position is not None:
+                self._store.reach(position)
+        if outcomes:
+            self._store.settle_all(outcomes, now)
+
     def _rollback(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("rollback")
 
     def _full(self, jobs: list[Any]) -> None:
-        """No space: receipts are refused, outcomes wait for the next transaction, callers are told."""
-        problem = LedgerError("no space left for the ledger")
-        outcomes = [job for job in jobs if type(job) is Outcome]
-        self._refuse([job for job in jobs if type(job) is not Outcome], problem)
-        time.sleep(0.2)  # this thread only: a full disk is not helped by trying faster
-        for outcome in outcomes:
-            self._queue.put(outcome)
+        """No space: what was answered and what was delivered waits for the next transaction, the rest is refused."""
+        self.full = True
+        self._postponed = [job for job in jobs if type(job) is Outcome or (type(job) is _Record and job.owed)]
+        kept = set(map(id, self._postponed))
+        self._refuse([job for job in jobs if id(job) not in kept], LedgerError("no space left for the ledger"))
+        time.sleep(FULL_WAIT)  # this thread only: a full disk is not helped by trying faster
 
     def _refuse(self, jobs: list[Any], problem: LedgerError) -> None:
         calls = []

@@ -31,7 +31,7 @@ from pathlib import Path
 from threading import Lock
 
 from router.errors import SpoolCorrupt, SpoolError
-from router.model import Location, SpoolSettings
+from router.model import Location, LogPosition, SpoolSettings
 from router.ports import Log
 from router.spool import durable
 from router.spool.health import Health
@@ -133,9 +133,11 @@ class SegmentPool:
                 return
         self.segments[segment.number] = segment
 
-    def adopt(self, live: Mapping[int, tuple[int, int]]) -> None:
-        """What still lives, by segment: (records, bytes). Every other segment is spare. Blocking."""
+    def adopt(self, live: Mapping[int, tuple[int, int]], position: LogPosition) -> None:
+        """What still lives, by segment: (records, bytes). Every other segment is spare. Epochs go on behind
+        ``position``. Blocking."""
         with self._lock:
+            self._uses = max(self._uses, position.epoch >> _EPOCH_RANDOM_BITS)
             self._missing = set(live) - set(self.segments)
             for number, segment in self.segments.items():
                 segment.live, segment.live_bytes = live.get(number, (0, 0))

@@ -130,14 +130,19 @@ def first_header(descriptor: int) -> Header | None:
     return None
 
 
-def scan(descriptor: int, number: int, kind: int, epoch: int, *, hash_data: bool = True) -> Iterator[FoundRecord]:
+def scan(
+    descriptor: int, number: int, kind: int, epoch: int, *, start: int = 0, hash_data: bool = True
+) -> Iterator[FoundRecord]:
     """Every record of this use of the segment, in order; lost regions last. Raises OSError.
 
     Args:
+        start: Offset below which nothing is looked at.
         hash_data: Read the data too. Without it a record counts as whole when header and footer are.
     """
     found = index(descriptor, kind, epoch)
     for at in found.places:
+        if at < start:
+            continue
         header = read_header_at(descriptor, at, epoch)
         if header is None:
             continue  # overwritten since: somebody else uses the spool
@@ -150,6 +155,6 @@ def scan(descriptor: int, number: int, kind: int, epoch: int, *, hash_data: bool
             continue
         problem = problem_with(descriptor, at, header, hash_data=hash_data)
         yield FoundRecord(location, info, decision, problem, torn and bool(problem))
-    for start, end in found.gaps:
-        if end - start >= HEADER_SIZE:
-            yield FoundRecord(Location(number, epoch, start, end - start), None, None, "record header damaged")
+    for begin, end in found.gaps:
+        if begin >= start and end - begin >= HEADER_SIZE:
+            yield FoundRecord(Location(number, epoch, begin, end - begin), None, None, "record header damaged")

@@ -2,9 +2,9 @@
 
 ::
 
-    submit ─▶ queue ─▶ spool's thread: take all that waits ─▶ write ─▶ written(group) ─▶ fdatasync ─▶ synced(group)
-                                                               ▲         │ (the ledger commits meanwhile)
-    stream ─▶ a thread: its own segment, synced as it grows ───┘ header  └─▶ ledger
+    submit ─▶ queue ─▶ spool's thread: take all that waits ─▶ write ─▶ fdatasync ─▶ synced(group)
+                                                               ▲
+    stream ─▶ a thread: its own segment, synced as it grows ───┘ header
 
     ┌ segment 0000000007.seg ──────────────────────────────────────────────────────────────────────┐
     │ header │ mark │ record record record ░ │ record record ░░ │ record record rec▒▒▒             │
@@ -61,16 +61,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.errors import SpoolCorrupt, SpoolError
-from router.model import Decision, Delivery, InstanceInfo, Location, SpoolSettings
+from router.errors import SpoolError
+from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, SpoolSettings
 from router.ports import Log, SpoolEntry
 from router.spool import durable
 from router.spool.health import Health
 from router.spool.pool import SegmentPool
 from router.spool.record import FoundRecord
-from router.spool.scan import Index, index, problem_with, scan
-from router.spool.segment import FIRST_RECORD, KIND_LOG, KIND_STREAM
-from router.spool.source import StoredData, read_head, read_whole
+from router.spool.scan import scan
+from router.spool.segment import KIND_LOG
+from router.spool.source import StoredData, read_whole
 from router.spool.space import Space
 from router.spool.staging import can_write_direct
 from router.spool.stream import SpoolStream
@@ -80,6 +80,7 @@ READERS = 4
 STREAM_WRITERS = 4
 MOVED_KEPT = 1 << 16
 """Moved records whose old place is still understood: deliveries in memory were leased with it."""
+_BEHIND_ALL = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class SpoolUsage:
 class Spool:
     """See the module's text. Everything is called on the loop unless it says otherwise.
 
-    The order of a start is ``open``, then ``in_doubt`` (or ``scan``, when the ledger was lost), ``adopt``, ``start``.
+    The order of a start is ``open``, ``tail`` from where the ledger stands, ``adopt``, ``start``.
     """
 
     def __init__(self, folder: Path, settings: SpoolSettings, log: Log) -> None:
@@ -178,73 +179,63 @@ class Spool:
         except OSError as error:
             raise SpoolError(f"cannot open a segment: {error.strerror}") from error
 
-    def in_doubt(self, rows: Sequence[tuple[InstanceInfo, Location]]) -> list[InstanceInfo]:
-        """Of the newest instances that the ledger knows, those whose record was torn by a crash before anybody was
-        told.
+    def tail(self, after: LogPosition) -> Iterator[FoundRecord]:
+        """Every record that may lie behind this place, in the order of the log, read and hashed; synced before.
 
-        Commit and sync go side by side, so the last group may have rows without whole records. Rows whose record is
-        *damaged* are not among them: those are met, and told to a person, when they are read. Blocking.
+        What was written last before a crash may be whole without having been synced: from here on it can be relied
+        upon. Streamed records have no place in the log; all of a later use than ``after`` are among them. Blocking.
 
-        Args:
-            rows: At least those of the last group; more do no harm.
+        Raises SpoolError when a segment cannot be synced or read at all.
         """
-        segments = self._pool.segments
-        # A segment of the log is begun only when everything in the one before has been synced. The epoch of the
-        # newest one may be known from rows alone, when its header did not reach the disk.
-        newest = max((segment.epoch for segment in segments.values() if segment.kind == KIND_LOG), default=0)
-        for _, location in rows:
-            begun = segments.get(location.segment)
-            if begun is not None and begun.kind == KIND_LOG:
-                newest = max(newest, location.epoch)
-        torn: list[InstanceInfo] = []
-        by_use: dict[tuple[int, int], list[tuple[InstanceInfo, Location]]] = {}
-        for info, location in rows:
-            by_use.setdefault((location.segment, location.epoch), []).append((info, location))
-        for (number, epoch), members in by_use.items():
-            segment = segments.get(number)
-            if segment is None or (segment.kind == KIND_LOG and epoch != newest):
-                continue  # no crash of ours explains what is wrong there
+        for segment in sorted(self._pool.segments.values(), key=lambda segment: segment.epoch):
+            in_log = segment.kind == KIND_LOG
+            if segment.epoch < after.epoch or (segment.epoch == after.epoch and not in_log):
+                continue
+            start = after.offset if segment.epoch == after.epoch else 0
+            if start >= segment.size:
+                continue
             descriptor = self._open_segment(segment.path)
             try:
-                known = index(descriptor, segment.kind, epoch)
-                torn += [
-                    info for info, location in members if _is_torn(descriptor, segment.kind, known, info, location)
-                ]
+                durable.sync_data(descriptor)
+                yield from scan(descriptor, segment.number, segment.kind, segment.epoch, start=start)
             except OSError as error:
-                raise SpoolError(f"cannot read segment {number}: {error.strerror}") from error
+                raise SpoolError(f"cannot read segment {segment.number}: {error.strerror}") from error
             finally:
                 os.close(descriptor)
-        return torn
 
-    def adopt(self, live: Mapping[int, tuple[int, int]]) -> None:
+    def end(self) -> LogPosition:
+        """A place behind everything that there is. Before ``start``."""
+        return LogPosition(max((segment.epoch for segment in self._pool.segments.values()), default=0), _BEHIND_ALL)
+
+    def adopt(self, live: Mapping[int, tuple[int, int]], position: LogPosition) -> None:
         """What still lives, by segment: (records, bytes). Every other segment may be overwritten or deleted from here
         on.
 
         Never call it with the counts of a ledger that has not been compared with this spool. Blocking.
+
+        Args:
+            position: Where the ledger stands: what is written from here on comes behind it.
         """
-        self._pool.adopt(live)
+        self._pool.adopt(live, position)
 
     def start(
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        written: Callable[[Sequence[SpoolEntry]], None],
-        synced: Callable[[Sequence[SpoolEntry]], None],
+        synced: Callable[[Sequence[SpoolEntry], LogPosition | None], None],
         failed: Callable[[Sequence[SpoolEntry], SpoolError], None],
         broken: Callable[[SpoolError], None] | None = None,
     ) -> None:
-        """Start the thread. The first three are called in it, with the entries of one group.
-
-        Each entry is told of by exactly one of ``synced`` and ``failed``. ``written`` comes before either, once its
-        bytes are in the page cache and its ``location`` is set; an entry that could not be written is told by
-        ``failed`` alone, so every call of ``failed`` has either only entries of one ``written``, or none that were.
+        """Start the thread. ``synced`` and ``failed`` are called in it, with entries of one group; each entry is told
+        of by exactly one of them.
 
         Args:
+            synced: Gets the end of the log behind the entries too; None when none of them lies in the log.
             broken: Called once, in whatever thread meets it, when the disk has failed: nothing is stored from then on.
         """
         self._loop = loop
         self._health.on_failure = broken
-        self._writer.start(written=written, synced=synced, failed=failed)
+        self._writer.start(synced=synced, failed=failed)
 
     async def close(self) -> None:
         """Finish what was submitted, stop the threads, give the lock back. Streams must have ended. Not to be
@@ -391,14 +382,3 @@ def _settle_future(future: asyncio.Future[Location], result: Location | SpoolErr
         future.set_exception(result)
     else:
         future.set_result(result)
-
-
-def _is_torn(descriptor: int, kind: int, known: Index, info: InstanceInfo, location: Location) -> bool:
-    if location.offset < known.whole and known.whole > FIRST_RECORD:
-        return False
-    try:
-        header = read_head(descriptor, info, location)
-    except SpoolCorrupt:
-        return True
-    # The data of a streamed record was synced before its header was written.
-    return bool(problem_with(descriptor, location.offset, header, hash_data=kind != KIND_STREAM))

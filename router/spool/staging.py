@@ -16,6 +16,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from router._disk import write_blocks
+from router.ports import Buffer
 from router.spool.segment import BLOCK
 
 PROBE = "probe"
@@ -26,45 +28,12 @@ class Staging:
 
     def __init__(self, capacity: int) -> None:
         """Args: capacity: Bytes, a multiple of the block size."""
-        self._capacity = capacity
-        self._buffer = memoryview(mmap.mmap(-1, capacity))
+        self.memory = memoryview(mmap.mmap(-1, capacity))
 
-    def write(self, descriptor: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
+    def write(self, descriptor: int, buffers: Sequence[Buffer], offset: int) -> int:
         """Write all of it at ``offset`` (a multiple of the block size), zeros up to the end of the last block; gives
         the offset behind that. Raises OSError."""
-        buffer, capacity, filled = self._buffer, self._capacity, 0
-        for data in buffers:
-            size = len(data)
-            if size <= capacity - filled:
-                buffer[filled : filled + size] = data
-                filled += size
-                continue
-            view, at = memoryview(data), 0
-            while at < size:
-                take = min(size - at, capacity - filled)
-                buffer[filled : filled + take] = view[at : at + take]
-                at += take
-                filled += take
-                if filled == capacity:
-                    self._flush(descriptor, filled, offset)
-                    offset += filled
-                    filled = 0
-        if filled:
-            padding = -filled % BLOCK
-            buffer[filled : filled + padding] = bytes(padding)
-            filled += padding
-            self._flush(descriptor, filled, offset)
-            offset += filled
-        return offset
-
-    def _flush(self, descriptor: int, size: int, offset: int) -> None:
-        done = 0
-        while done < size:
-            written = os.pwrite(descriptor, self._buffer[done:size], offset + done)
-            if not written:
-                raise OSError(errno.EIO, "nothing written")
-            # What is left must begin on a block again.
-            done = size if done + written == size else (done + written) // BLOCK * BLOCK
+        return write_blocks(descriptor, buffers, offset, self.memory)[0]
 
 
 def can_write_direct(folder: Path) -> bool:

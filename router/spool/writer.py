@@ -1,21 +1,22 @@
 """The spool's thread: group commit.
 
-It takes everything that waits, writes it in one piece, tells ``written``, syncs, tells ``synced``; the next
-group gathers meanwhile. There is no artificial wait: alone, an object is a group of one; under load the sync of one
-group is the time in which the next one grows.
+It takes everything that waits, writes it in one piece, syncs, tells ``synced``; the next group gathers meanwhile.
+There is no artificial wait: alone, an object is a group of one; under load the sync of one group is the time in which
+the next one grows.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from os import ftruncate
 
 from router.errors import SpoolError, fault_location
-from router.model import Decision, InstanceInfo, Location
+from router.model import Decision, InstanceInfo, Location, LogPosition
 from router.ports import Log, SpoolEntry
 from router.spool import durable
 from router.spool.health import Health
@@ -32,9 +33,11 @@ GROUP_BYTES = 16 << 20
 STAGING = 4 << 20
 """Bytes assembled for one write of the kernel."""
 REFRESH = 1.0
-"""Seconds without a group after which the free space is asked for."""
+"""Seconds after which the free space is asked for again, without groups."""
+REFRESH_BUSY = 0.1
 
-Told = Callable[[Sequence[SpoolEntry]], None]
+Told = Callable[[Sequence[SpoolEntry], LogPosition | None], None]
+"""Entries, and the end of the log behind them; None when none of them lies in the log."""
 Refused = Callable[[Sequence[SpoolEntry], SpoolError], None]
 
 
@@ -59,14 +62,15 @@ Item = SpoolEntry | Move | SpoolStream | _Close
 class _OpenLog:
     """The segment that the log goes to now."""
 
-    __slots__ = ("file", "position", "segment", "synced")
+    __slots__ = ("file", "marked", "position", "segment")
 
     def __init__(self, segment: Segment, file: SegmentFile) -> None:
         self.segment = segment
         self.file = file
         self.position = FIRST_RECORD
-        """Where the next group goes."""
-        self.synced = FIRST_RECORD
+        """Where the next group goes; everything below is synced."""
+        self.marked = FIRST_RECORD
+        """What its sync mark says."""
 
 
 class GroupWriter:
@@ -83,12 +87,12 @@ class GroupWriter:
         self._thread: threading.Thread | None = None
         self._open: _OpenLog | None = None
         self._staging = Staging(STAGING)
-        self._written: Told = _nobody
+        self._refreshed_at = 0.0
         self._synced: Told = _nobody
         self._failed: Refused = _nobody_refused
 
-    def start(self, *, written: Told, synced: Told, failed: Refused) -> None:
-        self._written, self._synced, self._failed = written, synced, failed
+    def start(self, *, synced: Told, failed: Refused) -> None:
+        self._synced, self._failed = synced, failed
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
 
@@ -110,7 +114,7 @@ class GroupWriter:
             try:
                 items = [self._queue.get(timeout=REFRESH)]
             except queue.Empty:
-                self._refresh()
+                self._rest()
                 continue
             size = _size(items[0])
             with suppress(queue.Empty):
@@ -137,46 +141,56 @@ class GroupWriter:
             problem = SpoolError("the spool's thread met a fault")
             self._health.fail(problem)
             self._refuse(group.unanswered(), problem)
-        self._refresh()
+        if time.monotonic() > self._refreshed_at + REFRESH_BUSY:
+            self._refresh()
 
     def _refresh(self) -> None:
+        self._refreshed_at = time.monotonic()
         try:
             self._space.refresh()
         except OSError as error:
             self._health.judge(error)
 
-    def _commit(self, group: _Group) -> None:
-        descriptors: list[int] = []
-        log = self._write_log(group)
-        if log is not None:
-            descriptors.append(log.file.descriptor)
-        for stream in group.streams:
-            if self._write_stream(group, stream) and stream.file is not None:
-                descriptors.append(stream.file.descriptor)
-        entries = group.entries()
-        if entries:
-            self._written(entries)
+    def _rest(self) -> None:
+        """Nothing has come for a while."""
+        self._refresh()
+        log = self._open
+        if log is None or log.marked == log.position:
+            return
         try:
-            for descriptor in descriptors:
-                durable.sync_data(descriptor)
-        except SpoolError as error:
+            # No later record says how far the segment is known to be whole.
+            write_mark(log.file.descriptor, log.segment.epoch, log.position)
+        except OSError as error:
+            self._health.judge(error)
+        log.marked = log.position
+
+    def _commit(self, group: _Group) -> None:
+        try:
+            log = self._write_log(group)
+            for stream in group.streams:
+                if self._write_stream(group, stream) and stream.file is not None:
+                    durable.sync_data(stream.file.descriptor)
+        except durable.SyncFailed as error:
             self._health.fail(error)
             self._refuse(group.unanswered(), error)
             return
-        if log is not None:
-            log.synced = log.position
         answered = group.unanswered()
         group.answered = True
+        entries = group.entries()
         if entries:
-            self._synced(entries)
+            self._synced(entries, LogPosition(log.segment.epoch, log.position) if log is not None else None)
         for item in answered:
             if isinstance(item, Move):
                 item.done(group.moved[item])
-        self._after_sync(log, group)
+        for stream in group.streams:
+            try:
+                stream.keep()
+            except OSError as error:
+                self._health.judge(error)
 
     def _write_log(self, group: _Group) -> _OpenLog | None:
-        """All small records of the group, one behind the other. What cannot be written is refused, and the rest
-        goes on."""
+        """All small records of the group, one behind the other, synced. What cannot be written is refused, and the
+        rest goes on. Raises SyncFailed."""
         if not group.logged:
             return None
         try:
@@ -185,13 +199,13 @@ class GroupWriter:
             self._refuse(group.drop(group.logged), error)
             return None
         segment, start = log.segment, log.position
-        epoch, synced = segment.epoch, log.synced
+        epoch = segment.epoch
         buffers: list[bytes] = []
         places: list[tuple[SpoolEntry | Move, Location]] = []
         at, total = start, 0
         for item in group.logged:
             try:
-                record, length = encode_record(item.info, item.decision, item.chunks or (), epoch=epoch, synced=synced)
+                record, length = encode_record(item.info, item.decision, item.chunks or (), epoch=epoch, synced=start)
             except SpoolError as error:
                 self._refuse(group.drop([item]), error)
                 continue
@@ -204,7 +218,7 @@ class GroupWriter:
         if not places:
             return None
         try:
-            end = self._staging.write(log.file.bulk, buffers, start)
+            end = durable.write_and_sync(log.file.bulk, buffers, start, self._staging.memory)
         except OSError as error:
             problem = self._health.judge(error)
             self._cut(log)
@@ -238,16 +252,6 @@ class GroupWriter:
         self._refuse(group.drop([stream]), problem or SpoolError("a stream without data"))
         return False
 
-    def _after_sync(self, log: _OpenLog | None, group: _Group) -> None:
-        """Remember how far the segments are known to be whole, where no later record will say so."""
-        try:
-            if log is not None and self._queue.empty():
-                write_mark(log.file.descriptor, log.segment.epoch, log.synced)
-            for stream in group.streams:
-                stream.keep()
-        except OSError as error:
-            self._health.judge(error)
-
     def _refuse(self, items: Sequence[SpoolEntry | Move | SpoolStream], problem: SpoolError) -> None:
         entries: list[SpoolEntry] = []
         for item in items:
@@ -279,7 +283,7 @@ class GroupWriter:
         if log is None:
             return
         try:
-            write_mark(log.file.descriptor, log.segment.epoch, log.synced)
+            write_mark(log.file.descriptor, log.segment.epoch, log.position)
         except OSError as error:
             self._health.judge(error)
         self._pool.close(log.segment, log.file)
@@ -328,7 +332,7 @@ def _size(item: Item) -> int:
     return 0 if isinstance(item, SpoolStream | _Close) else item.info.size
 
 
-def _nobody(entries: Sequence[SpoolEntry]) -> None:
+def _nobody(entries: Sequence[SpoolEntry], position: LogPosition | None) -> None:
     """Before ``start``."""
 
 
