@@ -27,6 +27,8 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
 
     def whole() -> Iterator[Receipt]:
         for found in spool.tail(ledger.position()):
+            if found.info is not None and ledger.knows(found.info.id):
+                continue  # whatever became of it since
             if found.ok and found.info is not None and found.decision is not None:
                 counts["whole"] += 1
                 yield Receipt(

@@ -128,15 +128,17 @@ class SqliteLedger:
         """Everything before it in the spool's log is known here. Blocking; before ``start``."""
         return self._store.position()
 
+    def knows(self, instance: int) -> bool:
+        """Whether the instance was ever recorded, whatever became of it. Blocking; before ``start``, or among the records
+        of ``follow``."""
+        return self._store.knows(instance)
+
     def follow(self, records: Iterable[Receipt], position: LogPosition) -> int:
-        """Take in what the spool's log has up to ``position``; gives how many of them were not known. Blocking; before
-        ``start``."""
+        """Take in what the spool's log has up to ``position``; gives how many that were. Blocking; before ``start``."""
         count = 0
         with self._connection:
-            for receipt in records:
-                if not self._store.knows(receipt.info.id):
-                    self._store.record(receipt, receipt.info.received)
-                    count += 1
+            for count, receipt in enumerate(records, 1):  # noqa: B007
+                self._store.record(receipt, receipt.info.received)
             self._store.reach(position)
         self.counts = self._store.counters()
         return count

@@ -16,6 +16,7 @@ Both roles. What holds, whatever happens:
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,8 @@ READ_SIZE = 256 << 10
 in the cache."""
 WRITE_HIGH = 1 << 20
 """Unwritten bytes at which a streaming sender rests."""
+IOV_MAX = 1024
+"""Buffers that the kernel takes at once (Linux)."""
 CLOSE_GRACE = 2.0
 """Seconds that a closing transport may take to write what is left; a peer that does not read must not keep the
 socket."""
@@ -146,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.address = address_of(transport)
-        self._socket = transport.get_extra_info("socket")
+        self._socket = tuning.plain_socket(transport)
         if self._socket is not None:
             tuning.prepare(self._socket)
         self._finish_step()
@@ -168,7 +171,9 @@ class Connection(asyncio.BufferedProtocol):
         self._step(self.core.transport_closed(self.loop.time()))
         self._end(AssociationAborted("connection lost"))
         self.transport = None
-        self._socket = None
+        if self._socket is not None:
+            self._socket.detach()  # the transport closes it
+            self._socket = None
         for handle in (self._timer, self._kill):
             if handle is not None:
                 handle.cancel()
@@ -349,16 +354,26 @@ class Connection(asyncio.BufferedProtocol):
             if self.mid_send and core.state is State.STA13:
                 transport.abort()
                 return
-            if len(out) == 1:
-                transport.write(out[0])
-            else:
-                transport.writelines(out)
+            self._write(transport, out)
         if core.should_close:
             if self._kill is None:
                 transport.close()
                 self._kill = self.loop.call_later(CLOSE_GRACE, transport.abort)
             return
         self._arm()
+
+    def _write(self, transport: asyncio.Transport, out: list[Buffer]) -> None:
+        """Straight to the socket while nothing is queued before it: the transport would copy the bytes to the kernel
+        while it holds the interpreter lock, which the disk's threads need."""
+        if self._socket is not None and len(out) <= IOV_MAX and not transport.get_write_buffer_size():
+            try:
+                sent = os.writev(self._socket.fileno(), out)
+            except OSError:
+                sent = 0  # full, or broken: the transport finds out which
+            out = _unsent(out, sent)
+            if not out:
+                return
+        transport.writelines(out)
 
     def _end(self, error: Exception | None) -> None:
         if self._ended:
@@ -397,6 +412,18 @@ class Connection(asyncio.BufferedProtocol):
     def _on_timer(self) -> None:
         self._timer = None
         self._step(self.core.on_timer(self.loop.time()))
+
+
+def _unsent(buffers: list[Buffer], sent: int) -> list[Buffer]:
+    """What is left of the buffers behind their first ``sent`` bytes."""
+    if not sent:
+        return buffers
+    for index, buffer in enumerate(buffers):
+        size = len(buffer)
+        if sent < size:
+            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
+        sent -= size
+    return []
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:

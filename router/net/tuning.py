@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from contextlib import suppress
 
@@ -10,6 +11,17 @@ KEEPALIVE_INTERVAL = 10
 KEEPALIVE_COUNT = 3
 USER_TIMEOUT = 60
 """Seconds that sent bytes may stay unacknowledged."""
+
+
+def plain_socket(transport: asyncio.BaseTransport) -> socket.socket | None:
+    """The transport's own descriptor as a socket, to be ``detach``-ed when the transport is gone; None where bytes do
+    not go to the wire as they are (TLS), or there is no descriptor."""
+    if transport.get_extra_info("sslcontext") is not None:
+        return None
+    theirs = transport.get_extra_info("socket")
+    if theirs is None or theirs.fileno() < 0:
+        return None
+    return socket.socket(theirs.family, theirs.type, theirs.proto, fileno=theirs.fileno())
 
 
 def prepare(sock: socket.socket) -> None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-
-import pytest
 
 from router.app.ids import IdSource
 from router.app.intake import StoreIntake
-from router.errors import LedgerError, SpoolError, SpoolFull
+from router.errors import LedgerError, SpoolError
 from router.ledger import ReceiptResult
-from router.model import Limits, Location, Origin
+from router.model import Limits, Location, LogPosition, Origin
 from router.routing import RuleSet, load
 from tests.support.objects import encode, synthetic
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 ORIGIN = Origin(listener="l", peer="p", calling_ae="CT1", called_ae="ROUTER", address="127.0.0.1")
+POSITION = LogPosition(1, 100)
 RULES = {
     "route": '[[rule]]\nname = "all"\nto = ["pacs"]\n',
     "discard": '[[rule]]\nname = "drop"\nmatch = { PatientID = "SYNTHETIC*" }\ndiscard = true\n',
@@ -72,14 +72,15 @@ class FakeSpool:
 
 class FakeLedger:
     failed = False
+    full = False
 
     def __init__(self) -> None:
-        self.commit: Callable[[Any], None] = lambda outcome: None
-        self.receipts: Sequence[Any] = ()
+        self.records: list[tuple[Sequence[Any], Callable[[Any], None], LogPosition | None, bool]] = []
 
-    def record(self, receipts: Sequence[Any], done: Callable[[Any], None]) -> None:
-        self.receipts = receipts
-        self.commit = done
+    def record(
+        self, receipts: Sequence[Any], done: Callable[[Any], None], *, position: LogPosition | None, owed: bool
+    ) -> None:
+        self.records.append((receipts, done, position, owed))
 
 
 class FakeLane:
@@ -110,7 +111,9 @@ class SilentLog:
 
 
 class House:
-    def __init__(self, folder: Path, rules: str = "route", on_no_match: str = "hold", **limits: Any) -> None:
+    def __init__(
+        self, folder: Path, rules: str = "route", on_no_match: str = "hold", changed: str = "version", **limits: Any
+    ) -> None:
         (folder / "rules").mkdir()
         (folder / "rules" / "r.toml").write_text(RULES[rules])
         self.rules: RuleSet = load(folder / "rules", ["pacs"], on_no_match=on_no_match)
@@ -122,7 +125,7 @@ class House:
             loop=asyncio.get_running_loop(), spool=self.spool, ledger=self.ledger, lanes={"pacs": self.lane},
             rules=lambda: self.rules, ids=IdSource(worker=0, last=0, clock=lambda: 1.7e9), limits=Limits(**limits),
             log=SilentLog(), decided=lambda decision: None, discarded=self._discarded,
-            commit_observed=lambda seconds, count: None,
+            commit_observed=lambda seconds, count: None, changed_duplicate=changed,
         )  # type: ignore[arg-type]  # fmt: skip
 
     def _discarded(self, info: Any, decision: Any) -> None:
@@ -143,13 +146,13 @@ class House:
         reception.finish(lambda status, comment: self.answers.append(status))
 
     def sync(self) -> None:
-        self.intake.synced(self.spool.entries)
+        entries, self.spool.entries = self.spool.entries, []
+        self.intake.synced(entries, POSITION)
 
-    def written(self) -> None:
-        self.intake.written(self.spool.entries)
-
-    def committed(self) -> None:
-        self.ledger.commit([ReceiptResult(kind="new") for _ in self.ledger.receipts])
+    def commit(self, outcome: LedgerError | str = "new") -> None:
+        """The ledger has the last group."""
+        receipts, done, _, _ = self.ledger.records.pop(0)
+        done(outcome if isinstance(outcome, LedgerError) else [ReceiptResult(kind=outcome) for _ in receipts])
 
 
 def instance(sop: str = "2.25.1", size: int = 4000) -> bytes:
@@ -162,53 +165,100 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("first", ["sync", "commit"])
-async def test_success_is_said_only_when_both_are_durable(tmp_path: Path, first: str) -> None:
+async def test_success_is_said_when_the_record_is_durable_and_the_lane_hears_after_the_ledger(tmp_path: Path) -> None:
     house = House(tmp_path)
-    house.receive(instance())
-    house.written()
-    steps = [house.sync, house.committed] if first == "sync" else [house.committed, house.sync]
-    steps[0]()
+    data = instance()
+    house.receive(data)
     await turn()
-    assert house.answers == [], "one of the two is not enough"
-    steps[1]()
+    assert house.answers == [], "nothing is durable yet"
+    house.sync()
     await turn()
     assert house.answers == [0x0000]
+    assert house.lane.offered == []
+    assert house.intake.open_receptions == 1, "a shutdown waits for the ledger"
+    _, done, position, owed = house.ledger.records.pop()
+    assert (position, owed) == (POSITION, True)
+    delivery = SimpleNamespace(destination="pacs", chunks=None)
+    done([ReceiptResult(kind="new", deliveries=[delivery])])  # type: ignore[list-item]
+    await turn()
+    assert house.lane.offered == [delivery]
+    assert b"".join(delivery.chunks or []) == data
+    assert house.lane.reserved == 0
     assert house.intake.in_memory == 0
     assert house.intake.open_receptions == 0
 
 
-async def test_a_failed_sync_answers_out_of_resources_even_if_the_ledger_committed(tmp_path: Path) -> None:
+async def test_where_the_ledger_may_refuse_the_answer_waits_for_it(tmp_path: Path) -> None:
+    house = House(tmp_path, changed="reject")
+    house.receive(instance())
+    house.sync()
+    await turn()
+    assert house.answers == []
+    assert not house.ledger.records[0][3], "a full disk may refuse it"
+    house.commit("rejected")
+    house.receive(instance())
+    house.sync()
+    house.commit()
+    await turn()
+    assert house.answers == [0x0111, 0x0000]
+
+
+async def test_a_streamed_object_is_answered_after_the_ledger_since_it_is_not_in_the_log(tmp_path: Path) -> None:
+    house = House(tmp_path, object_memory=1000)
+    house.receive(instance(size=50_000))
+    house.receive(instance(size=500))
+    house.sync()
+    await turn()
+    assert house.answers == [0x0000], "the small one, whose record lies in the log"
+    assert [owed for *_, owed in house.ledger.records] == [True, False]
+    house.commit()
+    house.commit()
+    await turn()
+    assert house.answers == [0x0000, 0x0000]
+
+
+async def test_a_failed_sync_answers_out_of_resources(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.receive(instance())
-    house.written()
-    house.committed()
     house.intake.failed(house.spool.entries, SpoolError("sync failed"))
     await turn()
     assert house.answers == [0xA700]
+    assert house.ledger.records == []
     assert house.lane.reserved == 0
     assert house.lane.offered == []
+    assert house.intake.in_memory == 0
+    assert house.intake.open_receptions == 0
 
 
-async def test_a_failed_commit_answers_out_of_resources_and_gives_the_room_back(tmp_path: Path) -> None:
+async def test_a_commit_that_fails_after_the_answer_leaves_it_to_the_next_start(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.receive(instance())
-    house.written()
     house.sync()
-    house.ledger.commit(LedgerError("no space left for the ledger"))
+    house.commit(LedgerError("disk I/O error"))
+    await turn()
+    assert house.answers == [0x0000]
+    assert house.spool.freed == [], "the record is needed"
+    assert house.lane.reserved == 0
+    assert house.intake.open_receptions == 0
+
+
+async def test_a_commit_that_fails_before_the_answer_gives_the_room_back(tmp_path: Path) -> None:
+    house = House(tmp_path, changed="reject")
+    house.receive(instance())
+    house.sync()
+    house.commit(LedgerError("no space left for the ledger"))
     await turn()
     assert house.answers == [0xA700]
     assert house.lane.reserved == 0
     assert len(house.spool.freed) == 1
 
 
-async def test_a_group_that_was_never_written_answers_out_of_resources(tmp_path: Path) -> None:
+async def test_while_the_ledger_finds_no_room_nothing_is_taken(tmp_path: Path) -> None:
     house = House(tmp_path)
+    house.ledger.full = True
     house.receive(instance())
-    house.intake.failed(house.spool.entries, SpoolFull("no space left for the spool"))
-    await turn()
     assert house.answers == [0xA700]
-    assert house.lane.reserved == 0
+    assert house.spool.entries == []
 
 
 async def test_below_the_floor_nothing_is_taken(tmp_path: Path) -> None:

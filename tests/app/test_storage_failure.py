@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,12 @@ from router.app.config import load_config
 from router.app.control import RouterControl
 from router.app.router import Router
 from router.errors import RouterError
+from router.ledger import SqliteLedger
 from router.model import InstanceInfo, Origin
 from router.net.dialer import associate
 from router.observe.logs import get_logger
 from router.services.storage_scu import StorageScu, propose
+from router.spool import durable
 from tests.support.objects import encode, synthetic
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -61,10 +62,10 @@ async def test_after_a_failed_sync_no_success_is_answered_any_more(
         scu = StorageScu(connection, log=get_logger())
         assert await store(scu, "2.25.1") == 0x0000
 
-        def broken(descriptor: int) -> None:
-            raise OSError(errno.EIO, "Input/output error")
+        def broken(*_: object, **__: object) -> tuple[int, int]:
+            return 0, errno.EIO
 
-        monkeypatch.setattr(os, "fdatasync", broken)
+        monkeypatch.setattr(durable, "write_blocks", broken)
         assert await store(scu, "2.25.2") == 0xA700
         monkeypatch.undo()
         assert await store(scu, "2.25.3") == 0xA700, "a sync that works again proves nothing"
@@ -76,6 +77,35 @@ async def test_after_a_failed_sync_no_success_is_answered_any_more(
         scu.abort()
     finally:
         await router.close(grace=0)
+
+
+async def test_what_was_answered_and_never_reached_the_ledger_is_owed_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = configuration(tmp_path)
+    router = await Router.start(load_config(path, {}))
+    # The process dies after the answer and before the ledger has committed.
+    monkeypatch.setattr(SqliteLedger, "record", lambda self, receipts, done, *, position, owed: None)
+    try:
+        request = propose([(CT, EXPLICIT)], called_ae="ROUTER", calling_ae="CT1")
+        connection = await associate(
+            "127.0.0.1", router.listeners[0].port, request, connect_timeout=5, log=get_logger()
+        )
+        scu = StorageScu(connection, log=get_logger())
+        for number in range(3):
+            assert await store(scu, f"2.25.{number + 1}") == 0x0000
+        await scu.release()
+    finally:
+        await router.close(grace=0)
+    monkeypatch.undo()
+    for _ in range(2):  # and only once
+        router = await Router.start(load_config(path, {}))
+        try:
+            assert router.ledger.counts.held == 3
+            held = [info.sop_instance for info, _ in await router.ledger.held_instances(0, 10)]
+            assert held == ["2.25.1", "2.25.2", "2.25.3"]
+        finally:
+            await router.close(grace=0)
 
 
 async def test_a_data_directory_that_cannot_be_used_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -10,7 +10,18 @@ from typing import Any
 
 from router.errors import LedgerError
 from router.ledger import Receipt, ReceiptResult, SqliteLedger
-from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Outcome, OutcomeKind, Priority, Verdict
+from router.model import (
+    Decision,
+    Delivery,
+    InstanceInfo,
+    Location,
+    LogPosition,
+    Origin,
+    Outcome,
+    OutcomeKind,
+    Priority,
+    Verdict,
+)
 
 ORIGIN = Origin(listener="127.0.0.1:104", peer="ct1", calling_ae="CT1", called_ae="ROUTER", address="127.0.0.1")
 _numbers = itertools.count(1)
@@ -57,7 +68,9 @@ def open_ledger(folder: Path) -> SqliteLedger:
     return ledger
 
 
-async def record(ledger: SqliteLedger, *receipts: Receipt) -> list[ReceiptResult]:
+async def record(
+    ledger: SqliteLedger, *receipts: Receipt, position: LogPosition | None = None, owed: bool = False
+) -> list[ReceiptResult]:
     """Commit; raises LedgerError if the ledger refused."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[list[ReceiptResult]] = loop.create_future()
@@ -68,12 +81,18 @@ async def record(ledger: SqliteLedger, *receipts: Receipt) -> list[ReceiptResult
         else:
             loop.call_soon_threadsafe(future.set_result, outcome)
 
-    ledger.record(receipts, done)
+    ledger.record(receipts, done, position=position, owed=owed)
     return await asyncio.wait_for(future, 10)
 
 
 def settle(ledger: SqliteLedger, delivery: Delivery, kind: OutcomeKind = OutcomeKind.DELIVERED, **more: Any) -> None:
-    ledger.settle(Outcome(delivery_id=delivery.id, fence=delivery.fence, kind=kind, **more))
+    more.setdefault("status", 0 if kind is OutcomeKind.DELIVERED else None)
+    ledger.settle(
+        Outcome(
+            delivery_id=delivery.id, destination=delivery.destination, size=delivery.instance.size,
+            fence=delivery.fence, kind=kind, **more,
+        )
+    )  # fmt: skip
 
 
 def recount(ledger: SqliteLedger) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from router.errors import LedgerError, LedgerTooNew
 from router.ledger import SqliteLedger
-from router.model import Decision, Location, OutcomeKind, Priority, Verdict
+from router.model import Decision, Location, LogPosition, OutcomeKind, Priority, Verdict
 from tests.ledger.support import SilentLog, counted, open_ledger, receipt, record, recount, settle
 
 
@@ -229,20 +230,59 @@ async def test_a_lost_ledger_is_rebuilt_and_everything_is_owed_again(tmp_path: P
     ledger = SqliteLedger.open(tmp_path / "ledger.db", node="n1", log=SilentLog())
     records = [receipt(to=("a", "b")) for _ in range(20)]
     twice = receipt(records[0].info.sop_instance, to=("a", "b"))
-    unneeded = ledger.rebuild((r.info, r.decision, r.location) for r in [*records, twice])
-    assert unneeded == [twice.location]
+    assert ledger.follow([*records, twice], LogPosition(7, 99)) == 21
+    assert ledger.position() == LogPosition(7, 99)
+    assert ledger.knows(records[0].info.id)
+    assert not ledger.knows(twice.info.id), "an identical duplicate is not kept"
     assert ledger.counts.open == {"a": [20, 2000], "b": [20, 2000]}
     ledger.close_files()
 
 
-async def test_rows_of_a_crash_are_forgotten_with_their_deliveries(tmp_path: Path) -> None:
-    ledger = SqliteLedger.open(tmp_path / "ledger.db", node="n1", log=SilentLog())
-    kept, torn = receipt(to="a"), receipt(to="a")
-    ledger.rebuild((r.info, r.decision, r.location) for r in (kept, torn))
-    ledger.forget([torn.info.id])
-    assert [info.id for info, _ in ledger.newest(10)] == [kept.info.id]
-    assert ledger.counts.open == {"a": [1, 100]}
-    ledger.close_files()
+async def test_the_place_in_the_log_is_committed_with_what_lies_before_it(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to="a"), position=LogPosition(5, 1000))
+    await record(ledger, receipt(to="a"))
+    await record(ledger, receipt(to="a"), receipt(to="a"), position=LogPosition(6, 20))
+    await ledger.close()
+    again = SqliteLedger.open(tmp_path / "ledger.db", node="n1", log=SilentLog())
+    assert again.position() == LogPosition(6, 20)
+    again.close_files()
+
+
+async def test_what_was_delivered_and_let_go_is_still_known(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    old = receipt(to="a", direct=("a",))
+    (result,) = await record(ledger, old)
+    settle(ledger, result.deliveries[0])
+    await ledger.flush()
+    assert len(await ledger.expire(-1, 0)) == 1
+    assert ledger.knows(old.info.id)
+    assert not ledger.knows(old.info.id + 1)
+    await ledger.close()
+
+
+async def test_many_new_ones_and_some_known_ones_in_one_transaction(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    known = receipt("2.25.5", to=("a",))
+    await record(ledger, known)
+    twin = receipt("2.25.6", to=("a",), content=b"1")
+    group = [receipt(to=("a", "b"), direct=("a",)) for _ in range(150)]
+    group[70:70] = [receipt("2.25.5", to=("a",)), twin, receipt("2.25.6", to=("a",), content=b"2")]
+    results = await record(ledger, *group)
+    kinds = [result.kind for result in results]
+    assert kinds[70:73] == ["duplicate", "new", "version"]
+    assert set(kinds[:70] + kinds[73:]) == {"new"}
+    for one, result in zip(group[:70], results[:70], strict=True):
+        assert [(d.destination, d.instance.id) for d in result.deliveries] == [("a", one.info.id)]
+        assert result.backlog == {"b"}
+    assert counted(ledger) == recount(ledger)
+    for delivery in [d for result in results for d in result.deliveries]:
+        settle(ledger, delivery)
+    settle(ledger, results[0].deliveries[0])  # twice: the lease is gone
+    await ledger.flush()
+    assert counted(ledger) == recount(ledger)
+    assert ledger.counts.open["a"][0] == 3
+    await ledger.close()
 
 
 def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
@@ -255,18 +295,55 @@ def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         SqliteLedger.open(tmp_path / "ledger.db", node="n1", log=SilentLog())
 
 
-async def test_a_full_disk_refuses_receipts_and_the_ledger_lives_on(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path)
-    await record(ledger, receipt(to="a"))
+async def fill_disk(ledger: SqliteLedger) -> None:
+    """Until there is no room for another transaction of some size."""
     pages = next(ledger._connection.execute("pragma page_count"))[0]
     ledger._connection.execute(f"pragma max_page_count={pages}")
     with pytest.raises(LedgerError, match="no space"):
         for _ in range(2000):
             await record(ledger, *(receipt(to=("a", "b", "c")) for _ in range(50)))
+
+
+async def test_a_full_disk_refuses_what_may_be_refused_and_the_ledger_lives_on(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to="a"))
+    await fill_disk(ledger)
+    assert ledger.full
     ledger._connection.execute("pragma max_page_count=1000000")
     (result,) = await record(ledger, receipt(to="a"))
     assert result.kind == "new"
+    assert not ledger.full
     assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_what_was_answered_waits_for_room_and_keeps_its_order(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    (result,) = await record(ledger, receipt(to="a", direct=("a",)))
+    await fill_disk(ledger)
+    groups = [[receipt(to=("a", "b", "c")) for _ in range(50)] for _ in range(4)]
+    waiting = [
+        asyncio.ensure_future(record(ledger, *group, position=LogPosition(9, n), owed=True))
+        for n, group in enumerate(groups, 1)
+    ]
+    settle(ledger, result.deliveries[0])
+    done, _ = await asyncio.wait(waiting, timeout=0.5)
+    assert not done, "neither refused nor recorded"
+    ledger._connection.execute("pragma max_page_count=1000000")
+    assert [len(results) for results in await asyncio.gather(*waiting)] == [50] * 4
+    assert not ledger.full
+    assert ledger.position() == LogPosition(9, 4)
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_a_full_ledger_without_work_finds_out_itself_that_there_is_room(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await fill_disk(ledger)
+    ledger._connection.execute("pragma max_page_count=1000000")
+    async with asyncio.timeout(10):
+        while ledger.full:
+            await asyncio.sleep(0.02)
     await ledger.close()
 
 

@@ -1,7 +1,7 @@
 """A process that stores until it is killed, keeping the books that a ledger and a sender would keep.
 
-``books`` gets a line when an entry is written (a row of the ledger), when it is synced (the sender hears 0x0000) and
-before one is settled. SIGKILL loses nothing that was given to write(2), so the books need no sync of their own.
+``books`` gets a line when an entry is synced (the sender hears 0x0000, and the ledger gets a row) and before one is
+settled. SIGKILL loses nothing that was given to write(2), so the books need no sync of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from router.model import InstanceInfo, Location
+from router.model import InstanceInfo, Location, LogPosition
 from router.ports import SpoolEntry
 from router.spool import Spool
 from tests.spool.support import DECISION, SMALL, Entry, Log, bytes_of, info_of
@@ -45,17 +45,14 @@ class Books:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[int, Location] = {}
-        self.answered: set[int] = set()
+        """What was answered and is still needed."""
         if path.exists():
             for line in path.read_text().splitlines():
                 what, number, *place = json.loads(line)
-                if what == "row":
+                if what == "answered":
                     self.rows[number] = Location(*place)
-                elif what == "answered":
-                    self.answered.add(number)
-                else:  # settled, or forgotten at a start
-                    self.rows.pop(number, None)
-                    self.answered.discard(number)
+                else:
+                    del self.rows[number]
 
     def live(self) -> dict[int, tuple[int, int]]:
         live: dict[int, tuple[int, int]] = {}
@@ -73,20 +70,17 @@ async def main(folder: Path, books_path: Path, seed: int) -> None:
     def note(lines: list[list[object]]) -> None:
         os.write(descriptor, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
-    def written(entries: Sequence[SpoolEntry]) -> None:
-        lines: list[list[object]] = []
-        for entry in entries:
-            place = entry.location
-            assert place is not None
-            lines.append(["row", entry.info.id, place.segment, place.epoch, place.offset, place.length])
-        note(lines)
-
     settleable: list[tuple[int, Location]] = []
     loop = asyncio.get_running_loop()
     room = asyncio.Semaphore(30)
 
-    def synced(entries: Sequence[SpoolEntry]) -> None:
-        note([["answered", entry.info.id] for entry in entries])
+    def synced(entries: Sequence[SpoolEntry], position: LogPosition | None) -> None:
+        lines: list[list[object]] = []
+        for entry in entries:
+            place = entry.location
+            assert place is not None
+            lines.append(["answered", entry.info.id, place.segment, place.epoch, place.offset, place.length])
+        note(lines)
         loop.call_soon_threadsafe(answered, list(entries))
 
     def answered(entries: list[SpoolEntry]) -> None:
@@ -99,13 +93,9 @@ async def main(folder: Path, books_path: Path, seed: int) -> None:
         os._exit(9)
 
     spool = Spool.open(folder, SMALL, log=Log())
-    torn = spool.in_doubt([(info_in_books(number), place) for number, place in books.rows.items()])
-    note([["forgotten", info.id] for info in torn])
-    for info in torn:
-        del books.rows[info.id]
-    spool.adopt(books.live())
+    spool.adopt(books.live(), spool.end())
     settleable += books.rows.items()
-    spool.start(loop, written=written, synced=synced, failed=failed)
+    spool.start(loop, synced=synced, failed=failed)
     number = max([seed << 24, *books.rows])
     print("ready", flush=True)
     while True:

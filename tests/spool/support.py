@@ -12,7 +12,17 @@ from typing import Any
 import xxhash
 
 from router.errors import SpoolError
-from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Priority, SpoolSettings, Verdict
+from router.model import (
+    Decision,
+    Delivery,
+    InstanceInfo,
+    Location,
+    LogPosition,
+    Origin,
+    Priority,
+    SpoolSettings,
+    Verdict,
+)
 from router.ports import SpoolEntry
 from router.spool import FoundRecord, Spool
 from router.spool.pool import Segment, SegmentPool
@@ -101,7 +111,7 @@ def entry_of(number: int, size: int = 1000, *, chunk: int = 400, **values: Any) 
 
 @dataclass
 class Told:
-    """What the spool's thread said, in order: ("written" | "synced" | "failed", ids)."""
+    """What the spool's thread said, in order: ("synced" | "failed", ids)."""
 
     calls: list[tuple[str, list[int]]] = field(default_factory=list)
     problems: list[SpoolError] = field(default_factory=list)
@@ -117,26 +127,24 @@ class Running:
         settings: SpoolSettings = SMALL,
         *,
         live: dict[int, tuple[int, int]] | None = None,
-        on_written: Callable[[Sequence[SpoolEntry]], None] = lambda entries: None,
         on_synced: Callable[[Sequence[SpoolEntry]], None] = lambda entries: None,
     ) -> None:
         self.folder = folder
         self.log = Log()
         self.told = Told()
         self.broken: list[SpoolError] = []
+        self.position = LogPosition()
+        """The end of the log that was told last."""
         self._settings = settings
         self._live = live or {}
-        self._on_written = on_written
         self._on_synced = on_synced
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
     async def __aenter__(self) -> Running:
         self.loop = asyncio.get_running_loop()
         self.spool = Spool.open(self.folder, self._settings, log=self.log)
-        self.spool.adopt(self._live)
-        self.spool.start(
-            self.loop, written=self._written, synced=self._synced, failed=self._failed, broken=self.broken.append
-        )
+        self.spool.adopt(self._live, self.spool.end())
+        self.spool.start(self.loop, synced=self._synced, failed=self._failed, broken=self.broken.append)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -149,11 +157,10 @@ class Running:
     def segment(self, entry: Entry) -> Segment:
         return self.pool.segments[entry.place.segment]
 
-    def _written(self, entries: Sequence[SpoolEntry]) -> None:
-        self.told.calls.append(("written", [entry.info.id for entry in entries]))
-        self._on_written(entries)
-
-    def _synced(self, entries: Sequence[SpoolEntry]) -> None:
+    def _synced(self, entries: Sequence[SpoolEntry], position: LogPosition | None) -> None:
+        if position is not None:
+            assert position > self.position
+            self.position = position
         try:
             self._on_synced(entries)
         finally:

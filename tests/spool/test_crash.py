@@ -10,14 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
 
+from router._disk import write_blocks
 from router.errors import SpoolError
-from router.model import InstanceInfo, Location
-from router.ports import SpoolEntry
+from router.model import InstanceInfo, Location, LogPosition
+from router.ports import Buffer, SpoolEntry
 from router.spool import Spool, durable
 from router.spool.source import read_whole
 from tests.spool.crash_writer import Books, info_in_books
@@ -47,28 +48,39 @@ def test_nothing_answered_is_lost_to_sigkill(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         books = Books(books_path)
-        answered += len(books.answered)
-        check(folder, {n: (info_in_books(n), place) for n, place in books.rows.items()}, books.answered)
+        answered += len(books.rows)
+        check(folder, {n: (info_in_books(n), place) for n, place in books.rows.items()})
     assert answered > KILLS
 
 
-def check(folder: Path, rows: dict[int, tuple[InstanceInfo, Location]], answered: set[int]) -> int:
-    """Start over: everything answered is there, every other row is either there or known to be torn. Gives how many
-    were torn."""
+def check(
+    folder: Path,
+    answered: dict[int, tuple[InstanceInfo, Location]],
+    position: LogPosition | None = None,
+    known: Collection[int] = (),
+) -> set[int]:
+    """Start over: everything answered is there. Gives the ids of all that is whole.
+
+    Args:
+        position: Behind what was answered: nothing there is damaged, only torn.
+        known: Ids ever answered; they may be needed no more.
+    """
     log = Log()
     spool = Spool.open(folder, SMALL, log=log)
     try:
-        torn = {info.id for info in spool.in_doubt(list(rows.values()))}
-        assert not torn & answered
-        for number, (info, place) in rows.items():
-            if number not in torn:
-                (data,) = read_whole(spool._pool, info, place)
-                assert len(data) == info.size
-        # The same without a ledger: all that was answered is among what a scan gives, and nothing is called damaged
-        # that was not.
-        whole = {record.info.id for record in spool.scan() if record.ok and record.info is not None}
-        assert answered <= whole
-        return len(torn)
+        for info, place in answered.values():
+            (data,) = read_whole(spool._pool, info, place)
+            assert len(data) == info.size
+        # The same without a ledger.
+        whole = {record.info.id for record in spool.tail(LogPosition()) if record.ok and record.info is not None}
+        assert set(answered) <= whole
+        if position is not None:
+            behind = list(spool.tail(position))
+            new = [record for record in behind if record.info is None or record.info.id not in known]
+            assert "damaged" not in {record.state for record in new}
+            in_log = {number for number, (_, place) in answered.items() if place.epoch <= position.epoch}
+            assert not in_log & {record.info.id for record in behind if record.info is not None}
+        return whole
     finally:
         spool.close_files()
 
@@ -91,12 +103,18 @@ class PowerCut:
             return left_out is not None and name == left_out[0] and left_out[1] in (thread.split("_")[0], "")
 
         def data(descriptor: int) -> None:
+            file = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if file.parent != folder:
+                sync_data(descriptor)  # a start that looks at a cut
+                return
+            if threading.current_thread().name == "spool":
+                self.before_sync()
             if is_left_out("sync_data"):
                 return
             # What is written while the sync runs may or may not be covered; what was before must be.
             content = self.read(descriptor)
             sync_data(descriptor)
-            self.durable[Path(os.readlink(f"/proc/self/fd/{descriptor}")).name] = content
+            self.durable[file.name] = content
 
         def directory(path: Path) -> None:
             if is_left_out("sync_directory"):
@@ -105,12 +123,19 @@ class PowerCut:
             sync_directory(path)
             self.names |= names
 
+        def write_and_sync(descriptor: int, buffers: Sequence[Buffer], offset: int, staging: memoryview) -> int:
+            end, _ = write_blocks(descriptor, buffers, offset, staging)
+            data(descriptor)
+            return end
+
+        self.before_sync: Callable[[], None] = lambda: None
         monkeypatch.setattr(durable, "sync_data", data)
+        monkeypatch.setattr(durable, "write_and_sync", write_and_sync)
         monkeypatch.setattr(durable, "sync_directory", directory)
 
     @staticmethod
     def read(descriptor: int) -> bytes:
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        return Path(f"/proc/self/fd/{descriptor}").read_bytes()
 
     def image(self, target: Path, chance: random.Random) -> None:
         target.mkdir()
@@ -151,8 +176,10 @@ async def campaign(
     folder = tmp_path / "s"
     chance = random.Random(seed)
     disk = PowerCut(folder, monkeypatch, left_out)
-    rows: dict[int, tuple[InstanceInfo, Location]] = {}
-    answered: set[int] = set()
+    answered: dict[int, tuple[InstanceInfo, Location]] = {}
+    pending: set[int] = set()
+    """Written, perhaps."""
+    known: set[int] = set()
     problems: list[Exception] = []
     torn = 0
     states = 0
@@ -163,27 +190,28 @@ async def campaign(
         target = tmp_path / f"cut{states}"
         disk.image(target, chance)
         try:
-            torn += check(target, rows, answered)
+            torn += len(pending - check(target, answered, running.position, known))
         except (AssertionError, SpoolError) as error:
             problems.append(error)
         shutil.rmtree(target)
 
-    def written(entries: Sequence[SpoolEntry]) -> None:
+    def synced(entries: Sequence[SpoolEntry]) -> None:
         for entry in entries:
             assert entry.location is not None
-            rows[entry.info.id] = entry.info, entry.location
-        cut()
-
-    def synced(entries: Sequence[SpoolEntry]) -> None:
-        answered.update(entry.info.id for entry in entries)
+            answered[entry.info.id] = entry.info, entry.location
+            pending.discard(entry.info.id)
+            known.add(entry.info.id)
         if chance.random() < 0.5:
             cut()
 
-    async with Running(folder, on_written=written, on_synced=synced) as running:
+    disk.before_sync = cut
+    async with Running(folder, on_synced=synced) as running:
         number = 0
         while states < STATES_PER_RUN and not problems and not running.spool.failed:
             number += 10
             group = [entry_of(number + n, chance.choice((0, 100, 3000, 20_000))) for n in range(chance.randint(1, 4))]
+            pending.clear()
+            pending.update(entry.info.id for entry in group)
             waiting = [running.put(*group)]
             if streamed:
                 waiting.append(put_stream(running, number + 9, chance.randint(1, 90_000)))
@@ -191,8 +219,7 @@ async def campaign(
             # Segments are used again while others are still needed.
             if chance.random() < 0.7:
                 for gone in chance.sample(sorted(answered), len(answered) * 3 // 4):
-                    answered.discard(gone)
-                    running.spool.settled([rows.pop(gone)[1]])
+                    running.spool.settled([answered.pop(gone)[1]])
         assert running.log.errors() == []
     if problems:
         raise AssertionError("something answered was lost") from problems[0]

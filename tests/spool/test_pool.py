@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from router.errors import SpoolCorrupt, SpoolError
 from router.model import Location
-from router.spool import Spool
+from router.spool import Spool, durable
 from router.spool.segment import path_of
 from tests.spool.support import SMALL, Entry, Log, Running, delivery_of, entry_of, live_of, streamed
 
@@ -261,10 +262,10 @@ async def test_moves_fail_like_anything_else_when_the_disk_does(
     async with Running(tmp_path / "s") as running:
         (entry,) = await fill(running, 1)
 
-        def failing(descriptor: int) -> None:
-            raise OSError(5, "Input/output error")
+        def failing(*_: object, **__: object) -> tuple[int, int]:
+            return 0, errno.EIO
 
-        monkeypatch.setattr(os, "fdatasync", failing)
+        monkeypatch.setattr(durable, "write_blocks", failing)
         with pytest.raises(SpoolError, match="sync failed"):
             await running.spool.move(entry.info, entry.decision, entry.place)
         with pytest.raises(SpoolError, match="sync failed"):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from router.model import InstanceInfo, Location
+from router.model import LogPosition
 from router.spool import Spool
 from router.spool.record import encode_record
-from router.spool.segment import BLOCK, FIRST_RECORD, MARK_OFFSET, path_of
+from router.spool.segment import BLOCK, FIRST_RECORD, KIND_LOG, MARK_OFFSET, path_of
 from tests.spool.support import SMALL, Entry, Log, Running, entry_of, found, info_of
 
 
@@ -47,16 +47,6 @@ def starting(folder: Path) -> Iterator[Spool]:
         spool.close_files()
 
 
-def doubtful(spool: Spool, *entries: Entry) -> set[int]:
-    rows: list[tuple[InstanceInfo, Location]] = [(entry.info, entry.place) for entry in entries]
-    return {info.id for info in spool.in_doubt(rows)}
-
-
-def in_doubt(folder: Path, *entries: Entry) -> set[int]:
-    with starting(folder) as spool:
-        return doubtful(spool, *entries)
-
-
 async def test_everything_that_was_stored_is_found(tmp_path: Path) -> None:
     entries = [entry_of(n, n * 37) for n in range(1, 60)]
     await spool_of(tmp_path / "s", entries[:30], entries[30:])
@@ -84,7 +74,6 @@ async def test_a_last_group_torn_at_any_byte_is_torn_and_what_was_before_is_whol
             records = list(spool.scan())
             assert {record.info.id for record in records if record.ok and record.info} == expected, cut
             assert all(record.ok or record.torn for record in records), cut
-            assert doubtful(spool, first, second, third) == {1, 2, 3} - expected, cut
 
 
 async def test_a_record_torn_in_the_middle_of_its_group_does_not_hide_those_behind(tmp_path: Path) -> None:
@@ -99,8 +88,6 @@ async def test_a_record_torn_in_the_middle_of_its_group_does_not_hide_those_behi
         file.write(bytes(1024))
     got = states(folder)
     assert {number for number, state in got.items() if state == "ok"} >= {3, 4}
-    assert in_doubt(folder, *entries) >= {2}
-    assert not in_doubt(folder, *entries) & {3, 4}
 
 
 async def test_a_flipped_bit_anywhere_below_the_sync_mark_is_damage_to_that_record_alone(tmp_path: Path) -> None:
@@ -116,8 +103,6 @@ async def test_a_flipped_bit_anywhere_below_the_sync_mark_is_damage_to_that_reco
             damaged[at] ^= 0x04
             path.write_bytes(damaged)
             assert sorted(record.state for record in spool.scan()) == ["damaged", "ok", "ok"], at
-            # Nobody may say of it that it was never stored.
-            assert doubtful(spool, *entries) == set(), at
 
 
 async def test_damage_to_the_very_last_record_is_not_taken_for_a_torn_write(tmp_path: Path) -> None:
@@ -129,7 +114,6 @@ async def test_damage_to_the_very_last_record_is_not_taken_for_a_torn_write(tmp_
         file.seek(last.place.offset + 20)
         file.write(b"\xff")
     assert sorted(record.state for record in found(folder)) == ["damaged", "ok"]
-    assert in_doubt(folder, last) == set()
 
 
 async def test_every_other_damaged_region_is_found_once(tmp_path: Path) -> None:
@@ -215,10 +199,8 @@ async def test_a_streamed_record_is_torn_without_its_header_and_damaged_when_it_
     headless[FIRST_RECORD : FIRST_RECORD + 64] = bytes(64)
     path.write_bytes(headless)
     assert [record.state for record in found(folder)] == ["damaged"]
-    assert in_doubt(folder, entry) == set()
     forget_mark(path)
     assert found(folder) == []
-    assert in_doubt(folder, entry) == {1}
     path.write_bytes(whole)
     assert [record.state for record in found(folder)] == ["ok"]
 
@@ -231,3 +213,47 @@ async def test_a_file_that_is_no_segment_stops_nothing(tmp_path: Path, junk: byt
     (folder / "0000000099.seg").write_bytes(junk)
     (folder / "notes.seg").write_bytes(junk)
     assert states(folder) == {1: "ok"}
+
+
+async def test_the_tail_is_what_lies_behind_a_place_in_the_log(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    places: list[LogPosition] = []
+    entries = [entry_of(n, 20_000) for n in range(1, 12)]
+    async with Running(folder) as running:
+        for entry in entries:
+            await running.put(entry)
+            places.append(running.position)
+    assert len({entry.place.segment for entry in entries}) > 2
+    with starting(folder) as spool:
+        for after, place in [(0, LogPosition()), *enumerate(places, 1)]:
+            behind = [record.info.id for record in spool.tail(place) if record.ok and record.info]
+            assert behind == list(range(after + 1, 12)), after
+        assert list(spool.tail(spool.end())) == []
+
+
+async def test_streamed_records_of_a_later_use_are_in_the_tail(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    async with Running(folder) as running:
+        earlier = await running.put_stream(1, 100_000)
+        small = entry_of(2)
+        await running.put(small)
+        place = running.position
+        later = await running.put_stream(3, 100_000)
+    assert earlier.place.epoch < small.place.epoch < later.place.epoch
+    with starting(folder) as spool:
+        assert [record.info.id for record in spool.tail(place) if record.info] == [3]
+
+
+async def test_places_go_on_behind_where_the_ledger_stands_even_if_its_segments_are_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    async with Running(folder) as running:
+        await running.put(entry_of(1))
+        place = running.position
+    for path in folder.glob("*.seg"):
+        path.unlink()
+    spool = Spool.open(folder, SMALL, log=Log())
+    spool.adopt({}, place)
+    segment, file = spool._pool.take(KIND_LOG)
+    assert segment.epoch > place.epoch
+    file.close()
+    spool.close_files()

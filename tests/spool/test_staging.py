@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from router._disk import write_blocks
 from router.spool.segment import BLOCK
 from router.spool.staging import Staging, can_write_direct
 
@@ -29,29 +30,43 @@ def test_pieces_of_any_size_arrive_whole_and_padded(tmp_path: Path, sizes: list[
         os.close(descriptor)
 
 
-def test_a_kernel_that_writes_less_is_asked_again_from_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, offsets = os.pwrite, []
-
-    def lazy(descriptor: int, data: memoryview, offset: int) -> int:
-        offsets.append(offset)
-        return real(descriptor, data[:5000], offset)
-
-    monkeypatch.setattr(os, "pwrite", lazy)
-    data = os.urandom(5 * BLOCK)
+@pytest.mark.parametrize("most", [BLOCK, 5000, 3 * BLOCK, 1 << 20])
+def test_a_kernel_that_writes_less_is_asked_again_from_a_block(tmp_path: Path, most: int) -> None:
+    data = os.urandom(13 * BLOCK + 100)
     descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        Staging(8 * BLOCK).write(descriptor, [data], 0)
-        assert os.pread(descriptor, len(data), 0) == data
+        # Pieces, an area that is smaller than they are, and few bytes at once.
+        end, problem = write_blocks(descriptor, [data[:7000], data[7000:]], BLOCK, Staging(4 * BLOCK).memory, most=most)
+        assert (end, problem) == (15 * BLOCK, 0)
+        assert os.pread(descriptor, 1 << 20, BLOCK) == data.ljust(14 * BLOCK, b"\0")
     finally:
         os.close(descriptor)
-    assert all(offset % BLOCK == 0 for offset in offsets)
-    assert len(offsets) > 1
 
 
-def test_a_kernel_that_writes_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: 0)
-    with pytest.raises(OSError, match="nothing written"):
-        Staging(BLOCK).write(0, [b"x"], 0)
+def test_a_kernel_that_writes_less_than_a_block_is_an_error(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        with pytest.raises(OSError, match="Input/output"):
+            write_blocks(descriptor, [bytes(2 * BLOCK)], 0, Staging(2 * BLOCK).memory, most=100)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_write_that_fails_says_so_and_a_sync_that_fails_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        write_blocks(-1, [b"x"], 0, Staging(BLOCK).memory, sync=True)
+    reader, writer = os.pipe()
+    try:
+        # Nothing to write, and what cannot be synced.
+        assert write_blocks(writer, [], 0, Staging(BLOCK).memory, sync=True) == (0, errno.EINVAL)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_staging_memory_must_be_made_of_blocks() -> None:
+    with pytest.raises(ValueError, match="blocks"):
+        write_blocks(1, [b"x"], 0, bytearray(100))
 
 
 def test_a_file_system_without_direct_writes_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

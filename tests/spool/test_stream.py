@@ -56,13 +56,12 @@ async def test_data_is_synced_before_the_header_exists(tmp_path: Path, monkeypat
 
     async with Running(
         tmp_path / "s",
-        on_written=lambda entries: order.append("written"),
         on_synced=lambda entries: order.append("synced"),
     ) as running:
         monkeypatch.setattr(durable, "sync_data", traced_sync)
         monkeypatch.setattr(stream_module.SpoolStream, "write_header", traced_header)
         await running.put_stream(1, 200_000)
-    assert order == ["sync", "header", "written", "sync", "synced"]
+    assert order == ["sync", "header", "sync", "synced"]
 
 
 def resident() -> int:

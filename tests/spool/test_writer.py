@@ -13,83 +13,66 @@ from pathlib import Path
 
 import pytest
 
+from router._disk import write_blocks
 from router.errors import SpoolError, SpoolFull
-from router.model import Decision, Verdict
-from router.ports import SpoolEntry
+from router.model import Decision, LogPosition, Verdict
+from router.ports import Buffer, SpoolEntry
 from router.spool import durable
 from router.spool.segment import path_of
-from router.spool.staging import Staging
 from tests.spool.support import DECISION, Entry, Running, bytes_of, entry_of, found, info_of, live_of
 
 
-@pytest.fixture
-def trace(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every bulk write and every sync of the spool's thread, in the order in which they happen."""
+async def test_synced_is_told_after_the_sync_and_the_record_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
-    write, sync = Staging.write, durable.sync_data
+    commit = durable.write_and_sync
 
-    def traced_write(self: Staging, descriptor: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
-        end = write(self, descriptor, buffers, offset)
-        calls.append("write")
+    def traced(descriptor: int, buffers: Sequence[Buffer], offset: int, staging: memoryview) -> int:
+        end = commit(descriptor, buffers, offset, staging)
+        calls.append("synced to disk")
         return end
 
-    def traced_sync(descriptor: int) -> None:
-        if threading.current_thread().name != "spool":  # a segment made ahead
-            sync(descriptor)
-            return
-        calls.append("sync begins")
-        sync(descriptor)
-        calls.append("sync ends")
-
-    monkeypatch.setattr(Staging, "write", traced_write)
-    monkeypatch.setattr(durable, "sync_data", traced_sync)
-    return calls
-
-
-async def test_written_comes_between_write_and_sync_and_synced_after_the_sync(tmp_path: Path, trace: list[str]) -> None:
-    async with Running(
-        tmp_path / "s",
-        on_written=lambda entries: trace.append("written"),
-        on_synced=lambda entries: trace.append("synced"),
-    ) as running:
-        await running.put(entry_of(1))
-        trace.clear()
-        await running.put(entry_of(2))
-        await running.put(entry_of(3))
-    once = ["write", "written", "sync begins", "sync ends", "synced"]
-    assert trace == once * 2
-
-
-async def test_what_is_told_written_has_its_place_and_can_be_read(tmp_path: Path) -> None:
-    seen: list[bytes] = []
-
-    def written(entries: Sequence[SpoolEntry]) -> None:
+    def synced(entries: Sequence[SpoolEntry]) -> None:
+        calls.append("told")
         for entry in entries:
             assert entry.location is not None
-            path = path_of(tmp_path / "s", entry.location.segment)
-            with open(path, "rb") as file:
+            with open(path_of(tmp_path / "s", entry.location.segment), "rb") as file:
                 file.seek(entry.location.offset)
-                seen.append(file.read(entry.location.length))
+                assert b"".join(entry.chunks or ()) in file.read(entry.location.length)
 
-    async with Running(tmp_path / "s", on_written=written) as running:
-        entry = entry_of(1)
-        await running.put(entry)
-    assert entry.data() in seen[0]
+    monkeypatch.setattr(durable, "write_and_sync", traced)
+    async with Running(tmp_path / "s", on_synced=synced) as running:
+        await running.put(entry_of(1))
+        await running.put(entry_of(2))
+    assert calls == ["synced to disk", "told"] * 2
+
+
+async def test_the_place_in_the_log_rises_and_lies_behind_what_is_told(tmp_path: Path) -> None:
+    async with Running(tmp_path / "s") as running:
+        for number in range(1, 12):
+            before = running.position
+            entry = entry_of(number, 20_000)
+            await running.put(entry)
+            start = LogPosition(entry.place.epoch, entry.place.offset)
+            assert before <= start < running.position
+        before = running.position
+        await running.put_stream(100, 100_000)
+        assert running.position == before, "a streamed record has no place in the log"
 
 
 async def test_what_arrives_during_a_sync_is_the_next_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sync, syncing, go_on = durable.sync_data, threading.Event(), threading.Event()
+    commit, syncing, go_on = durable.write_and_sync, threading.Event(), threading.Event()
 
-    def slow(descriptor: int) -> None:
-        if threading.current_thread().name == "spool":
-            syncing.set()
-            assert go_on.wait(10)
-        sync(descriptor)
+    def slow(descriptor: int, buffers: Sequence[Buffer], offset: int, staging: memoryview) -> int:
+        syncing.set()
+        assert go_on.wait(10)
+        return commit(descriptor, buffers, offset, staging)
 
     async with Running(tmp_path / "s") as running:
         await running.put(entry_of(1))
         running.told.calls.clear()
-        monkeypatch.setattr(durable, "sync_data", slow)
+        monkeypatch.setattr(durable, "write_and_sync", slow)
         later = [entry_of(n) for n in range(2, 40)]
         running.spool.submit(later[0])
         await asyncio.to_thread(syncing.wait, 10)
@@ -99,9 +82,7 @@ async def test_what_arrives_during_a_sync_is_the_next_group(tmp_path: Path, monk
         for entry in later:
             await running.ended(entry)
     assert running.told.calls == [
-        ("written", [2]),
         ("synced", [2]),
-        ("written", list(range(3, 40))),
         ("synced", list(range(3, 40))),
     ]
 
@@ -134,14 +115,14 @@ async def test_an_object_without_any_data_is_a_record_too(tmp_path: Path) -> Non
 async def test_the_first_failed_sync_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = 0
 
-    def failing(descriptor: int) -> None:
+    def failing(*_: object, **__: object) -> tuple[int, int]:
         nonlocal syncs
         syncs += 1
-        raise OSError(errno.EIO, "Input/output error")
+        return 0, errno.EIO
 
     async with Running(tmp_path / "s") as running:
         await running.put(entry_of(1))
-        monkeypatch.setattr(os, "fdatasync", failing)
+        monkeypatch.setattr(durable, "write_blocks", failing)
         with pytest.raises(SpoolError, match="sync failed") as caught:
             await running.put(entry_of(2))
         assert not isinstance(caught.value, SpoolFull)
@@ -166,30 +147,29 @@ async def test_a_write_error_ends_the_spool(tmp_path: Path, monkeypatch: pytest.
     async with Running(tmp_path / "s") as running:
         await running.put(entry_of(1))
 
-        def failing(*_: object) -> int:
+        def failing(*_: object, **__: object) -> tuple[int, int]:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(Staging, "write", failing)
+        monkeypatch.setattr(durable, "write_blocks", failing)
         with pytest.raises(SpoolError, match="write failed"):
             await running.put(entry_of(2))
         assert running.spool.failed
         assert ("failed", [2]) in running.told.calls
-        assert ("written", [2]) not in running.told.calls
 
 
 async def test_a_write_cut_short_by_a_full_disk_leaves_no_trace_and_the_spool_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Staging.write
-
-    def full(self: Staging, descriptor: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
-        write(self, descriptor, buffers, offset)
+    def full(
+        descriptor: int, buffers: Sequence[Buffer], offset: int, staging: memoryview, **_: object
+    ) -> tuple[int, int]:
+        write_blocks(descriptor, buffers, offset, staging)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     async with Running(tmp_path / "s") as running:
         kept = entry_of(1)
         await running.put(kept)
-        monkeypatch.setattr(Staging, "write", full)
+        monkeypatch.setattr(durable, "write_blocks", full)
         refused = [entry_of(2), entry_of(3), entry_of(4)]
         for entry in refused:
             with pytest.raises(SpoolFull):
@@ -206,12 +186,12 @@ async def test_a_write_cut_short_by_a_full_disk_leaves_no_trace_and_the_spool_li
 async def test_sync_errors_for_want_of_room_are_final_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def failing(*_: object, **__: object) -> tuple[int, int]:
+        return 0, errno.ENOSPC
 
     async with Running(tmp_path / "s") as running:
         await running.put(entry_of(1))
-        monkeypatch.setattr(os, "fdatasync", failing)
+        monkeypatch.setattr(durable, "write_blocks", failing)
         with pytest.raises(SpoolError) as caught:
             await running.put(entry_of(2))
         assert not isinstance(caught.value, SpoolFull)
@@ -311,15 +291,18 @@ async def test_one_entry_that_is_wrong_does_not_harm_its_group(tmp_path: Path) -
         assert not running.spool.failed
 
 
-async def test_a_fault_of_whoever_is_told_is_not_taken_for_success(tmp_path: Path) -> None:
-    def faulty(entries: Sequence[SpoolEntry]) -> None:
-        if entries[0].info.id == 2:
-            raise KeyError("a bug")
+async def test_a_fault_of_ours_in_the_thread_is_not_taken_for_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*_: object, **__: object) -> tuple[int, int]:
+        raise KeyError("a bug")
 
-    async with Running(tmp_path / "s", on_written=faulty) as running:
+    async with Running(tmp_path / "s") as running:
         await running.put(entry_of(1))
+        monkeypatch.setattr(durable, "write_blocks", faulty)
         with pytest.raises(SpoolError, match="fault"):
             await running.put(entry_of(2))
+        monkeypatch.undo()
         assert running.spool.failed
         assert "the spool's thread met a fault" in running.log.errors()
         with pytest.raises(SpoolError):
@@ -329,24 +312,28 @@ async def test_a_fault_of_whoever_is_told_is_not_taken_for_success(tmp_path: Pat
 async def test_a_failed_disk_is_left_as_it_is_for_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows: list[SpoolEntry] = []
-    async with Running(tmp_path / "s", on_written=rows.extend) as running:
+    async with Running(tmp_path / "s") as running:
         kept = entry_of(1)
         await running.put(kept)
 
         def failing(descriptor: int) -> None:
-            if rows[-1].info.id == 2:
-                raise OSError(errno.EIO, "Input/output error")
+            raise OSError(errno.EIO, "Input/output error")
 
+        stream = running.spool.stream()
+        stream.write(bytes(100_000))
+        while stream.pending:
+            await asyncio.sleep(0.001)
+        assert stream.segment is not None
         monkeypatch.setattr(os, "fdatasync", failing)
+        entry = Entry(info_of(2, bytes(100_000)), DECISION, None)
+        stream.finish(entry)
         with pytest.raises(SpoolError, match="sync failed"):
-            await running.put_stream(2, 100_000)
+            await running.ended(entry)
         running.spool.settled([kept.place])
         monkeypatch.undo()
-    place = rows[-1].location
-    assert place is not None
-    # Its row may be in the ledger: the next start must be able to look.
-    assert path_of(tmp_path / "s", place.segment).exists()
+        await running.files_settled()
+    # What the disk holds is for the next start to judge.
+    assert len(list((tmp_path / "s").glob("*.seg"))) == 3
     assert path_of(tmp_path / "s", kept.place.segment).exists()
 
 
