@@ -50,4 +50,4 @@ torture: $(VENV)/.tests debian-packages
 	$(BIN)/python -m pytest -q tests/torture --torture
 
 clean:
-	rm -rf build *.egg-info router/*.so router/_fastpdu.c $(VENV)
+	rm -rf build *.egg-info router/*.so router/_fastpdu.c router/_disk.c $(VENV)

@@ -1,12 +1,22 @@
-"""Objects per second through the router and through its peers, in one interleaved run.
+"""Objects per second through the router, its peers and the machine's own limit, in one interleaved run.
 
     python -m benchmarks.flow                 # every size and system, medians of several rounds
     python -m benchmarks.flow --quick         # small counts, one round: does it still run?
 
+The systems:
+
+* ``limit``: a C program that syncs and forwards without looking at what it carries (``native/limit.c``): what this
+  machine allows
+* ``router``: ours, durable, with rules and ledger
+* ``storescp``: ``storescp --fork`` and ``dcmsend`` per study, as DCMTK's good users build it; not durable
+* ``orthanc``: auto-routing as its book shows it; ``orthanc-tuned``: by series, with its threads and jobs turned up
+* ``pynetdicom``: a handler that saves and sends, as its examples show it
+
 What is measured, from the first byte sent to the last object verified at its far end:
 
-* ``receive``: the sender has its answers (router: durable; storescp: written, not synced)
-* ``1 destination``, ``3 destinations``: every sink has every object
+* 0 destinations: the sender has its answers (router, limit: durable; storescp: written, not synced)
+* 1, 3 destinations: every sink has every object
+* response: from the first byte of an object to its answer; delivery: from its last byte to its arrival at a sink
 
 The load generator and the sinks are compiled (``native/``), so they are not what is measured; every object has its own UID, and the
 content of each is compared by hash at every sink. Machines are shared and noisy: systems take turns within a round, and the
@@ -50,7 +60,11 @@ class Figures:
     cpu_seconds: float
     peak_rss: int
     p50: float
+    """Seconds to the response."""
     p99: float
+    delivery_p50: float
+    """Seconds from the last byte in to the arrival at a sink; 0 without sinks."""
+    delivery_p99: float
 
     @property
     def rate(self) -> float:
@@ -100,21 +114,21 @@ class Sink:
         """The monotonic time at which the last expected object arrived."""
         return float(self._line().split()[1])
 
-    def close(self) -> dict[str, list[str]]:
-        """End it; gives hashes by UID."""
+    def close(self) -> dict[str, list[tuple[str, float]]]:
+        """End it; gives (hash, time of arrival) by UID."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process.wait(10)
-        found: dict[str, list[str]] = {}
+        found: dict[str, list[tuple[str, float]]] = {}
         for line in self.log.read_text().splitlines():
-            uid, digest, _ = line.split()
-            found.setdefault(uid, []).append(digest)
+            uid, digest, arrived = line.split()
+            found.setdefault(uid, []).append((digest, float(arrived)))
         return found
 
 
 def build_tools(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("load", "sink"):
+    for name in ("load", "sink", "limit"):
         subprocess.run(
             ["cc", "-O3", "-march=native", "-pthread", "-o", str(folder / name), str(NATIVE / f"{name}.c")], check=True
         )
@@ -225,14 +239,15 @@ def storescp(work: Work) -> Iterator[tuple[int, str, list[int]]]:
         yield port, "STORESCP", pids
 
 
+AUTO_ROUTING = "function OnStoredInstance(instanceId, tags, metadata)\n  SendToModality(instanceId, 'sink')\nend\n"
+
+
 @contextlib.contextmanager
-def orthanc(work: Work) -> Iterator[tuple[int, str, list[int]]]:
+def orthanc(work: Work, script: str = AUTO_ROUTING, **more: object) -> Iterator[tuple[int, str, list[int]]]:
     """Auto-routing as its book shows it: a script that sends every stored instance."""
     port, http = free_port(), free_port()
     folder = work.folder
-    (folder / "route.lua").write_text(
-        "function OnStoredInstance(instanceId, tags, metadata)\n  SendToModality(instanceId, 'sink')\nend\n"
-    )
+    (folder / "route.lua").write_text(script)
     configuration = {
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
@@ -246,6 +261,7 @@ def orthanc(work: Work) -> Iterator[tuple[int, str, list[int]]]:
         "ConcurrentJobs": 4,
         "DicomThreadsCount": 4,
         "StorageCompression": False,
+        **more,
     }
     (folder / "orthanc.json").write_text(json.dumps(configuration))
     program = shutil.which("Orthanc", path=os.environ["PATH"] + ":/usr/sbin") or "Orthanc"
@@ -254,8 +270,60 @@ def orthanc(work: Work) -> Iterator[tuple[int, str, list[int]]]:
         yield port, "ORTHANC", [child.pid]
 
 
+def orthanc_tuned(work: Work) -> contextlib.AbstractContextManager[tuple[int, str, list[int]]]:
+    """A study is a series here, sent in one job when it is complete."""
+    return orthanc(
+        work,
+        script="function OnStableSeries(seriesId, tags, metadata)\n"
+        "  RestApiPost('/modalities/sink/store', '{\"Resources\": [\"' .. seriesId .. '\"], \"Synchronous\": false}')\nend\n",
+        StableAge=1,
+        MaximumPduLength=131072,
+    )
+
+
+@contextlib.contextmanager
+def pynetdicom(work: Work) -> Iterator[tuple[int, str, list[int]]]:
+    port = free_port()
+    folder = work.folder / "store"
+    folder.mkdir()
+    command = [sys.executable, "-m", "benchmarks.pynetdicom_router", str(port), str(folder)]
+    command += [str(sink.port) for sink in work.sinks]
+    with process(command, work.folder / "pynetdicom.log") as child:
+        wait_port(port, child)
+        yield port, "PYNETDICOM", [child.pid]
+
+
+@contextlib.contextmanager
+def limit(work: Work) -> Iterator[tuple[int, str, list[int]]]:
+    """Into blocks that were written before, as in a recycled segment."""
+    with contextlib.ExitStack() as stack:
+        child = stack.enter_context(
+            subprocess.Popen(
+                [str(work.tools / "limit"), "0", str(work.folder / "limit.spool"), str(LIMIT_SPOOL), "0"]
+                + [str(sink.port) for sink in work.sinks],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+        if child.stdout is None or child.stdin is None:
+            raise RuntimeError("limit has no pipes")
+        stack.callback(child.stdin.close)
+        yield int(child.stdout.readline().split()[1]), "LIMIT", [child.pid]
+
+
 System = Callable[[Work], contextlib.AbstractContextManager[tuple[int, str, list[int]]]]
-SYSTEMS: dict[str, System] = {"router": router, "storescp": storescp, "orthanc": orthanc}
+SYSTEMS: dict[str, System] = {
+    "limit": limit,
+    "router": router,
+    "storescp": storescp,
+    "orthanc-tuned": orthanc_tuned,
+    "orthanc": orthanc,
+    "pynetdicom": pynetdicom,
+}
+SLOW = {"orthanc": 0.2, "pynetdicom": 0.2}
+"""They get this share of the objects: their rate does not depend on the number, and nobody wants to wait."""
+FAN_OUT = {"limit", "router"}
+RECEIVE = {"limit", "router", "storescp"}
+LIMIT_SPOOL = 1 << 30
 
 
 def run(system: System, work: Work) -> Figures:
@@ -283,24 +351,33 @@ def run(system: System, work: Work) -> Figures:
         cpu = sum(map(cpu_of, pids)) - before
         rss = sum(map(peak_rss_of, pids))
     answered: dict[str, str] = {}
+    sent_at: dict[str, float] = {}
     times = []
     for line in log.read_text().splitlines():
-        uid, digest, status, took = line.split()
+        uid, digest, status, took, sent_last = line.split()
         times.append(float(took))
+        sent_at[uid] = float(sent_last)
         if status == "0":
             answered[uid] = digest
+    delays = []
     lost = damaged = duplicates = 0
     for sink in work.sinks:
         found = sink.close()
         lost += sum(uid not in found for uid in answered)
-        damaged += sum(digest != answered.get(uid, digest) for uid, digests in found.items() for digest in digests)
-        duplicates += sum(len(digests) - 1 for digests in found.values())
+        damaged += sum(digest != answered.get(uid, digest) for uid, got in found.items() for digest, _ in got)
+        duplicates += sum(len(got) - 1 for got in found.values())
+        delays += [got[0][1] - sent_at[uid] for uid, got in found.items() if uid in sent_at]
     shutil.rmtree(work.folder)
-    times.sort()
     return Figures(
         seconds=seconds, objects=work.objects, size=work.size, failures=sent["failures"], lost=lost, damaged=damaged,
-        duplicates=duplicates, cpu_seconds=cpu, peak_rss=rss, p50=times[len(times) // 2], p99=times[len(times) * 99 // 100],
+        duplicates=duplicates, cpu_seconds=cpu, peak_rss=rss, p50=share(times, 0.5), p99=share(times, 0.99),
+        delivery_p50=share(delays, 0.5), delivery_p99=share(delays, 0.99),
     )  # fmt: skip
+
+
+def share(values: list[float], part: float) -> float:
+    """The value below which ``part`` of them lie; 0 of none."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))] if values else 0.0
 
 
 def median(values: list[float]) -> float:
@@ -315,7 +392,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", default="16KiB,512KiB,100MiB")
     parser.add_argument("--destinations", default="0,1,3")
-    parser.add_argument("--systems", default="router,storescp,orthanc")
+    parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--associations", type=int, default=4)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of objects")
     parser.add_argument("--folder", type=Path, help="where spools and stores lie; default: a temporary folder")
@@ -334,23 +411,27 @@ def main(argv: list[str] | None = None) -> int:
                 results: dict[str, list[Figures]] = {}
                 for _ in range(rounds):
                     for name in options.systems.split(","):
-                        if (destinations > 1 and name != "router") or (destinations == 0 and name == "orthanc"):
-                            continue  # DCMTK's pipeline and the Lua script send to one place; Orthanc's receiving is not compared
+                        if (destinations > 1 and name not in FAN_OUT) or (destinations == 0 and name not in RECEIVE):
+                            continue  # the others send to one place; their receiving alone is not compared
+                        count = max(options.associations, int(objects * SLOW.get(name, 1)))
                         work = Work(
-                            folder=Path(temporary) / f"run{number}", tools=tools, size=size, objects=objects,
+                            folder=Path(temporary) / f"run{number}", tools=tools, size=size, objects=count,
                             associations=options.associations, destinations=destinations,
-                            per_association=max(1, min(50, objects // options.associations // 2)), first=number * 1_000_000,
+                            per_association=max(1, min(50, count // options.associations // 2)), first=number * 1_000_000,
                         )  # fmt: skip
                         number += 1
                         results.setdefault(name, []).append(run(SYSTEMS[name], work))
                 for name, figures in results.items():
                     rows.append(
                         {
-                            "size": label, "destinations": destinations, "system": name, "rounds": len(figures), "objects": objects,
+                            "size": label, "destinations": destinations, "system": name, "rounds": len(figures), "objects": figures[0].objects,
+                            "associations": options.associations,
                             "rate": median([f.rate for f in figures]), "mb_s": median([f.megabytes for f in figures]),
                             "cpu_s_per_gb": median([f.cpu_seconds / (f.objects * f.size / 1e9) for f in figures]),
                             "rss_mb": median([f.peak_rss / 1e6 for f in figures]), "p50_ms": median([f.p50 * 1e3 for f in figures]),
-                            "p99_ms": median([f.p99 * 1e3 for f in figures]), "failures": sum(f.failures for f in figures),
+                            "p99_ms": median([f.p99 * 1e3 for f in figures]),
+                            "delivery_p50_ms": median([f.delivery_p50 * 1e3 for f in figures]),
+                            "delivery_p99_ms": median([f.delivery_p99 * 1e3 for f in figures]), "failures": sum(f.failures for f in figures),
                             "lost": sum(f.lost for f in figures), "damaged": sum(f.damaged for f in figures),
                             "duplicates": sum(f.duplicates for f in figures),
                         }
@@ -358,20 +439,46 @@ def main(argv: list[str] | None = None) -> int:
                     print_row(rows[-1], rows)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
     wrong = [row for row in rows if row["system"] == "router" and (row["failures"] or row["lost"] or row["damaged"])]
     return 1 if wrong else 0
+
+
+def machine() -> dict[str, object]:
+    """Where and with what it was measured."""
+
+    def first_line(*command: str) -> str:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except OSError:
+            return ""
+        return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "")
+
+    models = [
+        line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpus": os.cpu_count(),
+        "cpu": models[0] if models else platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "commit": first_line("git", "rev-parse", "--short", "HEAD"),
+        "dcmtk": first_line("storescp", "--version"),
+        "orthanc": first_line("Orthanc", "--version"),
+    }
 
 
 def print_row(row: dict[str, object], rows: list[dict[str, object]]) -> None:
     if len(rows) == 1:
         print(
-            "size     dest system      objects/s     MB/s  CPU s/GB  RSS MB   p50 ms   p99 ms  n x rounds   lost damaged dup"
+            "size     dest system         objects/s     MB/s  CPU s/GB  RSS MB  response p50, p99 ms  delivery p50, p99 ms"
+            "  n x rounds   lost damaged dup"
         )
     print(
-        f"{row['size']:8} {row['destinations']:4} {row['system']:10} {row['rate']:10.0f} {row['mb_s']:8.0f} {row['cpu_s_per_gb']:9.2f}"
-        f" {row['rss_mb']:7.0f} {row['p50_ms']:8.2f} {row['p99_ms']:8.2f}  {row['objects']} x {row['rounds']}"
+        f"{row['size']:8} {row['destinations']:4} {row['system']:13} {row['rate']:10.0f} {row['mb_s']:8.0f}"
+        f" {row['cpu_s_per_gb']:9.2f} {row['rss_mb']:7.0f} {row['p50_ms']:10.2f} {row['p99_ms']:10.2f}"
+        f" {row['delivery_p50_ms']:10.2f} {row['delivery_p99_ms']:10.2f}  {row['objects']} x {row['rounds']}"
         f"   {row['lost']} {row['damaged']} {row['duplicates']}",
         flush=True,
     )

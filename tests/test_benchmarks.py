@@ -24,5 +24,5 @@ def test_the_flow_benchmark_delivers_everything_byte_identical(tmp_path: Path) -
         cwd=ROOT, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    for system in ("router", "storescp", "orthanc"):
+    for system in ("limit", "router", "storescp", "orthanc", "pynetdicom"):
         assert system in result.stdout

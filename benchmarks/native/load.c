@@ -3,8 +3,8 @@
  *   load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG
  *
  * OBJECTS is the total; each thread keeps one association and opens a new one (a new study) after PER_ASSOCIATION
- * objects (0: never). FIRST numbers the objects, so that runs do not share UIDs. LOG gets "uid hash status seconds"
- * per object. Prints one JSON line. One object is in flight per association: DICOM's default. */
+ * objects (0: never). FIRST numbers the objects, so that runs do not share UIDs. LOG gets "uid hash status seconds sent"
+ * per object: seconds to the response, and when the last byte had been sent, on the monotonic clock. Prints one JSON line. One object is in flight per association: DICOM's default. */
 #include "wire.h"
 
 static const char *host, *called, *calling;
@@ -16,9 +16,6 @@ static FILE *logfile;
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_long failures;
 static uint32_t peer_max = 16384;
-
-static const char *SOP_CLASS = "1.2.840.10008.5.1.4.1.1.2";
-static const char *EXPLICIT_LE = "1.2.840.10008.1.2.1";
 
 static size_t element(uint8_t *p, uint16_t g, uint16_t e, const char *vr, const void *v, size_t n) {
     p[0] = g; p[1] = g >> 8; p[2] = e; p[3] = e >> 8; p[4] = vr[0]; p[5] = vr[1];
@@ -65,44 +62,6 @@ static void build_head(uint8_t *head, const char *study, const char *series, siz
 
 static void make_uid(char *out, int kind, long number) { snprintf(out, UID_LEN + 1, "2.25.1%d%033ld", kind, number); }
 
-static int associate(void) {
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    inet_pton(AF_INET, host, &a.sin_addr);
-    if (connect(fd, (struct sockaddr *)&a, sizeof a)) { close(fd); return -1; }
-    set_options(fd);
-    uint8_t pdu[1024] = {0x01}; uint8_t *p = pdu + 6;
-    p[1] = 1; p += 4;
-    memset(p, ' ', 32); memcpy(p, called, strlen(called)); memcpy(p + 16, calling, strlen(calling)); p += 32;
-    p += 32;
-    p += put_item(p, 0x10, "1.2.840.10008.3.1.1.1", 21);
-    uint8_t ctx[256] = {1, 0, 0, 0}; size_t n = 4;
-    n += put_item(ctx + n, 0x30, SOP_CLASS, strlen(SOP_CLASS));
-    n += put_item(ctx + n, 0x40, EXPLICIT_LE, strlen(EXPLICIT_LE));
-    p += put_item(p, 0x20, ctx, n);
-    uint8_t user[128]; size_t m = 0; uint8_t max[4];
-    put32be(max, 131072);
-    m += put_item(user + m, 0x51, max, 4);
-    m += put_item(user + m, 0x52, "2.25.7", 6);
-    p += put_item(p, 0x50, user, m);
-    put32be(pdu + 2, (uint32_t)(p - pdu - 6));
-    uint8_t head[6], body[65536];
-    if (send_all(fd, pdu, (size_t)(p - pdu)) || recv_all(fd, head, 6)) { close(fd); return -1; }
-    uint32_t length = get32be(head + 2);
-    if (head[0] != 2 || length > sizeof body || recv_all(fd, body, length)) { close(fd); return -1; }
-    for (uint32_t i = 68; i + 4 <= length;) {
-        uint32_t k = body[i + 2] << 8 | body[i + 3];
-        if (body[i] == 0x50)
-            for (uint32_t j = i + 4; j + 8 <= i + 4 + k;) {
-                uint32_t q = body[j + 2] << 8 | body[j + 3];
-                if (body[j] == 0x51) peer_max = get32be(body + j + 4);
-                j += 4 + q;
-            }
-        i += 4 + k;
-    }
-    return fd;
-}
-
 static void release(int fd) {
     uint8_t rq[10] = {5, 0, 0, 0, 0, 4}, rp[10];
     if (!send_all(fd, rq, 10)) recv_all(fd, rp, 10);
@@ -139,7 +98,7 @@ static void *run(void *arg) {
             char su[UID_LEN + 1], se[UID_LEN + 1];
             make_uid(su, 1, first * 1000 + index * 100000 + study); make_uid(se, 2, first * 1000 + index * 100000 + study); study++;
             build_head(head, su, se, pixels, &uid_at);
-            if ((fd = associate()) < 0) { atomic_fetch_add(&failures, 1); break; }
+            if ((fd = associate_to(host, port, called, calling, &peer_max)) < 0) { atomic_fetch_add(&failures, 1); break; }
             max = peer_max ? peer_max : 131072; if (max > 131072) max = 131072;
             sent = 0;
         }
@@ -159,7 +118,9 @@ static void *run(void *arg) {
         }
         double t0 = now_s();
         uint8_t rsp[4096]; int status = -1;
-        if (!send_all(fd, out, (size_t)(p - out)) && !recv_all(fd, rsp, 6)) {
+        int failed = send_all(fd, out, (size_t)(p - out));
+        double sent_at = now_s();
+        if (!failed && !recv_all(fd, rsp, 6)) {
             uint32_t length = get32be(rsp + 2); set_options(fd);
             if (rsp[0] == 4 && length <= 4096 && !recv_all(fd, rsp, length))
                 for (uint32_t i = 6; i + 8 <= length;) {
@@ -171,7 +132,7 @@ static void *run(void *arg) {
         double dt = now_s() - t0;
         uint64_t hash = object_hash(content_hash(head, HEAD), rest);
         pthread_mutex_lock(&log_lock);
-        fprintf(logfile, "%s %016lx %d %.6f\n", uid, hash, status, dt);
+        fprintf(logfile, "%s %016lx %d %.6f %.6f\n", uid, hash, status, dt, sent_at);
         pthread_mutex_unlock(&log_lock);
         sent++;
         if (status != 0) { atomic_fetch_add(&failures, 1); if (status < 0) { close(fd); fd = -1; } }

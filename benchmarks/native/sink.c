@@ -12,36 +12,6 @@ static long expect;
 static FILE *logfile;
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static size_t accept_pdu(const uint8_t *rq, uint32_t n, uint8_t *out) {
-    uint8_t *p = out + 6;
-    memcpy(p, rq, 68); p += 68;
-    p += put_item(p, 0x10, "1.2.840.10008.3.1.1.1", 21);
-    uint8_t user[128]; size_t m = 0; uint8_t max[4]; put32be(max, 131072);
-    m += put_item(user + m, 0x51, max, 4);
-    m += put_item(user + m, 0x52, "2.25.8", 6);
-    for (uint32_t i = 68; i + 4 <= n;) {
-        uint32_t k = rq[i + 2] << 8 | rq[i + 3];
-        if (i + 4 + k > n) break;
-        if (rq[i] == 0x20) {
-            uint8_t ctx[128] = {rq[i + 4], 0, 0, 0};
-            for (uint32_t j = i + 8; j + 4 <= i + 4 + k;) {
-                uint32_t q = rq[j + 2] << 8 | rq[j + 3];
-                if (rq[j] == 0x40 && q < 100) { size_t c = 4 + put_item(ctx + 4, 0x40, rq + j + 4, q); p += put_item(p, 0x21, ctx, c); break; }
-                j += 4 + q;
-            }
-        } else if (rq[i] == 0x50)
-            for (uint32_t j = i + 4; j + 4 <= i + 4 + k;) {
-                uint32_t q = rq[j + 2] << 8 | rq[j + 3];
-                if (rq[j] == 0x53 && q == 4) m += put_item(user + m, 0x53, rq + j + 4, 4);
-                j += 4 + q;
-            }
-        i += 4 + k;
-    }
-    p += put_item(p, 0x50, user, m);
-    out[0] = 2; out[1] = 0; put32be(out + 2, (uint32_t)(p - out - 6));
-    return (size_t)(p - out);
-}
-
 static void *serve(void *arg) {
     int fd = (int)(long)arg;
     size_t room = 1 << 20, used = 0;
@@ -73,14 +43,12 @@ static void *serve(void *arg) {
         }
         set_options(fd);
         if (!ended) continue;
-        char uid[65] = ""; uint8_t cls[64]; uint32_t cls_n = 0, uid_n = 0; uint16_t id = 0, field = 1;
+        char uid[65] = ""; uint16_t field = 1; uint32_t uid_n = 0;
         for (size_t j = 0; j + 8 <= c;) {
             uint32_t q; memcpy(&q, command + j + 4, 4);
             uint16_t e = command[j + 2] | command[j + 3] << 8;
             if (j + 8 + q > c) break;
-            if (e == 0x0002 && q <= 64) { memcpy(cls, command + j + 8, q); cls_n = q; }
             if (e == 0x0100) memcpy(&field, command + j + 8, 2);
-            if (e == 0x0110) memcpy(&id, command + j + 8, 2);
             if (e == 0x1000 && q <= 64) { memcpy(uid, command + j + 8, q); uid[q] = 0; uid_n = q; }
             j += 8 + q;
         }
@@ -90,17 +58,7 @@ static void *serve(void *arg) {
             fprintf(logfile, "%.*s %016lx %.6f\n", (int)uid_n, uid, h, now_s());
             pthread_mutex_unlock(&log_lock);
         }
-        uint8_t *p = out + 12 + 12;
-#define RSP(e, v, n) do { uint32_t k_ = (n); p[0] = p[1] = 0; p[2] = (e) & 255; p[3] = (e) >> 8; memcpy(p + 4, &k_, 4); memcpy(p + 8, v, k_); p += 8 + k_; } while (0)
-        uint16_t rsp = field | 0x8000, none = 0x0101, ok = 0;
-        if (cls_n) RSP(0x0002, cls, cls_n);
-        RSP(0x0100, &rsp, 2); RSP(0x0120, &id, 2); RSP(0x0800, &none, 2); RSP(0x0900, &ok, 2);
-        if (uid_n) RSP(0x1000, uid, uid_n);
-        uint32_t four = 4, len = (uint32_t)(p - out - 24);
-        memset(out + 12, 0, 4); memcpy(out + 16, &four, 4); memcpy(out + 20, &len, 4);
-        uint32_t total = (uint32_t)(p - out - 12);
-        out[0] = 4; out[1] = 0; put32be(out + 2, total + 6); put32be(out + 6, total + 2); out[10] = ctx; out[11] = 3;
-        if (send_all(fd, out, (size_t)(p - out))) break;
+        if (send_all(fd, out, answer_pdu(command, c, ctx, out))) break;
         c = used = 0;
         if (field == 1 && atomic_fetch_add(&arrived, 1) + 1 == expect) {
             pthread_mutex_lock(&log_lock); fflush(logfile); pthread_mutex_unlock(&log_lock);
@@ -124,12 +82,8 @@ static void *watch(void *arg) {
 int main(int argc, char **argv) {
     if (argc != 4) { fprintf(stderr, "usage: sink PORT EXPECT LOG\n"); return 2; }
     expect = atol(argv[2]); logfile = fopen(argv[3], "w");
-    int s = socket(AF_INET, SOCK_STREAM, 0), on = 1;
-    setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (!logfile || bind(s, (struct sockaddr *)&a, sizeof a) || listen(s, 256)) { perror("sink"); return 1; }
-    socklen_t n = sizeof a; getsockname(s, (struct sockaddr *)&a, &n);
-    printf("ready %d\n", ntohs(a.sin_port)); fflush(stdout);
+    int s = listening((uint16_t)atoi(argv[1]));
+    if (!logfile || s < 0) { perror("sink"); return 1; }
     pthread_t t; pthread_create(&t, NULL, watch, NULL);
     for (;;) {
         int fd = accept(s, NULL, NULL);
