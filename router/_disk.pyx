@@ -1,14 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Gather, write, sync: one group of the spool in one call, without the interpreter.
+"""Gather, write, sync: the groups of the spool, without the interpreter.
 
-Three steps made from Python would give the interpreter lock away and wait for it again at each; on a busy process that
-waiting takes longer than the disk.
+Steps made from Python would give the interpreter lock away and wait for it again at each; on a busy process that waiting
+takes longer than the disk. A plain-Python reference of ``Committer`` is in ``tests/support``; the tests compare the two,
+and put it in its place where they need to know what was synced when.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EINTR, EIO, errno
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from posix.types cimport off_t
 
@@ -16,10 +19,46 @@ import os
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t pwrite(int fd, const void* data, size_t size, off_t offset)
+    ssize_t read(int fd, void* data, size_t size)
+    ssize_t write(int fd, const void* data, size_t size)
     int fdatasync(int fd)
+    int close(int fd)
+
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void** memory, size_t alignment, size_t size)
+
+cdef extern from "<errno.h>" nogil:
+    int ECANCELED
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int value, int flags)
+    int EFD_NONBLOCK
+    int EFD_CLOEXEC
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_t:
+        pass
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    int pthread_create(pthread_t* thread, const void* attributes, void* (*run)(void*) noexcept nogil, void* argument)
+    int pthread_join(pthread_t thread, void** result)
+    int pthread_mutex_init(pthread_mutex_t* lock, const void* attributes)
+    int pthread_mutex_lock(pthread_mutex_t* lock)
+    int pthread_mutex_unlock(pthread_mutex_t* lock)
+    int pthread_cond_init(pthread_cond_t* some, const void* attributes)
+    int pthread_cond_wait(pthread_cond_t* some, pthread_mutex_t* lock)
+    int pthread_cond_signal(pthread_cond_t* some)
 
 cdef enum:
     BLOCK = 4096
+
+cdef struct Area:
+    # Where pieces are gathered for one write.
+    uint8_t* memory
+    size_t capacity
+    size_t filled
 
 
 cdef int _flush(int descriptor, const uint8_t* data, size_t size, off_t offset, size_t most) noexcept nogil:
@@ -45,82 +84,343 @@ cdef int _flush(int descriptor, const uint8_t* data, size_t size, off_t offset, 
     return 0
 
 
-cdef int _write(
-    int descriptor, Py_buffer* views, Py_ssize_t count, uint8_t* staging, size_t capacity, off_t* end, size_t most
+cdef int _gather(
+    int descriptor, Py_buffer* views, Py_ssize_t count, Area* area, off_t* end, size_t most
 ) noexcept nogil:
+    """Copy into the area, written out whenever it is full; gives 0 or an errno."""
     cdef Py_ssize_t index
     cdef const uint8_t* data
-    cdef size_t left, take, filled = 0, padding
+    cdef size_t left, take
     cdef int problem
     for index in range(count):
         data = <const uint8_t*>views[index].buf
         left = <size_t>views[index].len
         while left:
-            take = capacity - filled
+            take = area.capacity - area.filled
             if take > left:
                 take = left
-            memcpy(staging + filled, data, take)
+            memcpy(area.memory + area.filled, data, take)
             data += take
             left -= take
-            filled += take
-            if filled == capacity:
-                problem = _flush(descriptor, staging, filled, end[0], most)
+            area.filled += take
+            if area.filled == area.capacity:
+                problem = _flush(descriptor, area.memory, area.filled, end[0], most)
                 if problem:
                     return problem
-                end[0] += <off_t>filled
-                filled = 0
-    if filled:
-        padding = (BLOCK - filled % BLOCK) % BLOCK
-        memset(staging + filled, 0, padding)
-        filled += padding
-        problem = _flush(descriptor, staging, filled, end[0], most)
-        if problem:
-            return problem
-        end[0] += <off_t>filled
+                end[0] += <off_t>area.filled
+                area.filled = 0
     return 0
 
 
-def write_blocks(int descriptor, buffers, off_t offset, staging, *, bint sync=False, size_t most=1 << 30):
+cdef void _pad(Area* area) noexcept nogil:
+    cdef size_t padding = (BLOCK - area.filled % BLOCK) % BLOCK
+    memset(area.memory + area.filled, 0, padding)
+    area.filled += padding
+
+
+cdef int _write_out(int descriptor, Area* area, off_t* end, size_t most) noexcept nogil:
+    cdef int problem
+    if area.filled:
+        problem = _flush(descriptor, area.memory, area.filled, end[0], most)
+        if problem:
+            return problem
+        end[0] += <off_t>area.filled
+        area.filled = 0
+    return 0
+
+
+cdef int _sync(int descriptor) noexcept nogil:
+    while fdatasync(descriptor) != 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef Py_ssize_t _take_views(buffers, Py_buffer** out) except -1:
+    """The buffers' memory, held until ``_give_views``."""
+    cdef Py_ssize_t count = len(buffers), taken = 0
+    cdef Py_buffer* views = <Py_buffer*>PyMem_Malloc((count or 1) * sizeof(Py_buffer))
+    if views == NULL:
+        raise MemoryError
+    try:
+        while taken < count:
+            PyObject_GetBuffer(buffers[taken], &views[taken], PyBUF_SIMPLE)
+            taken += 1
+    except BaseException:
+        _give_views(views, taken)
+        raise
+    out[0] = views
+    return count
+
+
+cdef void _give_views(Py_buffer* views, Py_ssize_t count) noexcept:
+    cdef Py_ssize_t index
+    for index in range(count):
+        PyBuffer_Release(&views[index])
+    PyMem_Free(views)
+
+
+def write_blocks(int descriptor, buffers, off_t offset, staging, *, size_t most=1 << 30):
     """Write the buffers one behind the other at ``offset``, zeros up to the end of the last block.
 
     Args:
         descriptor: May be open for O_DIRECT.
         offset: A multiple of the block size.
         staging: Writable memory that begins on a block; its size a multiple of the block size.
-        sync: fdatasync when all is written.
         most: Bytes asked of the kernel at once.
 
-    Returns (the offset behind the last block, errno of the sync or 0). Raises OSError when the write fails: nothing was
-    synced then.
+    Returns the offset behind the last block. Raises OSError.
     """
     cdef Py_buffer* views
-    cdef Py_buffer area
-    cdef Py_ssize_t count = len(buffers), taken = 0, index
+    cdef Py_buffer memory
+    cdef Area area
     cdef off_t end = offset
-    cdef int problem = 0, sync_problem = 0
-    views = <Py_buffer*>PyMem_Malloc((count or 1) * sizeof(Py_buffer))
-    if views == NULL:
-        raise MemoryError
-    PyObject_GetBuffer(staging, &area, PyBUF_SIMPLE | 1)  # writable
+    cdef int problem = 0
+    cdef Py_ssize_t count = _take_views(buffers, &views)
     try:
-        if area.len < BLOCK or area.len % BLOCK:
-            raise ValueError("staging memory is not made of blocks")
-        for index in range(count):
-            PyObject_GetBuffer(buffers[index], &views[index], PyBUF_SIMPLE)
-            taken += 1
-        with nogil:
-            problem = _write(descriptor, views, count, <uint8_t*>area.buf, <size_t>area.len, &end, most)
-            if problem == 0 and sync:
-                while fdatasync(descriptor) != 0:
-                    sync_problem = errno
-                    if sync_problem != EINTR:
-                        break
-                    sync_problem = 0
+        PyObject_GetBuffer(staging, &memory, PyBUF_SIMPLE | 1)  # writable
+        try:
+            if memory.len < BLOCK or memory.len % BLOCK:
+                raise ValueError("staging memory is not made of blocks")
+            area.memory = <uint8_t*>memory.buf
+            area.capacity = <size_t>memory.len
+            area.filled = 0
+            with nogil:
+                problem = _gather(descriptor, views, count, &area, &end, most)
+                if problem == 0:
+                    _pad(&area)
+                    problem = _write_out(descriptor, &area, &end, most)
+        finally:
+            PyBuffer_Release(&memory)
     finally:
-        for index in range(taken):
-            PyBuffer_Release(&views[index])
-        PyBuffer_Release(&area)
-        PyMem_Free(views)
+        _give_views(views, count)
     if problem:
         raise OSError(problem, os.strerror(problem))
-    return end, sync_problem
+    return end
+
+
+# Group commit ----------------------------------------------------------------------------------------------
+
+cdef struct Job:
+    int descriptor
+    off_t offset
+    Py_buffer* views
+    Py_ssize_t count
+    size_t size
+    void* token
+    int write_problem
+    int sync_problem
+    Job* next
+
+
+cdef struct Line:
+    Job* first
+    Job* last
+
+
+cdef struct Shared:
+    pthread_mutex_t lock
+    pthread_cond_t some
+    Line waiting
+    Line done
+    bint closing
+    bint broken
+    int event
+    size_t group_bytes
+    Area area
+
+
+cdef void _append(Line* line, Job* first, Job* last) noexcept nogil:
+    last.next = NULL
+    if line.last == NULL:
+        line.first = first
+    else:
+        line.last.next = first
+    line.last = last
+
+
+cdef void _commit(Job* first, Area* area) noexcept nogil:
+    """Write and sync neighbours in one file, and note in each what came of it."""
+    cdef Job* job = first
+    cdef off_t end = first.offset
+    cdef int write_problem = 0, sync_problem = 0
+    area.filled = 0
+    while job != NULL and write_problem == 0:
+        write_problem = _gather(first.descriptor, job.views, job.count, area, &end, 1 << 30)
+        _pad(area)
+        job = job.next
+    if write_problem == 0:
+        write_problem = _write_out(first.descriptor, area, &end, 1 << 30)
+    if write_problem == 0:
+        sync_problem = _sync(first.descriptor)
+    job = first
+    while job != NULL:
+        job.write_problem = write_problem
+        job.sync_problem = sync_problem
+        job = job.next
+
+
+cdef void* _run(void* argument) noexcept nogil:
+    cdef Shared* shared = <Shared*>argument
+    cdef Job* first
+    cdef Job* last
+    cdef Job* job
+    cdef size_t size
+    cdef uint64_t one = 1
+    cdef bint broken
+    pthread_mutex_lock(&shared.lock)
+    while True:
+        while shared.waiting.first == NULL and not shared.closing:
+            pthread_cond_wait(&shared.some, &shared.lock)
+        if shared.waiting.first == NULL:
+            break
+        first = last = shared.waiting.first
+        size = first.size
+        while (
+            last.next != NULL
+            and last.next.descriptor == first.descriptor
+            and last.next.offset == first.offset + <off_t>size
+            and size < shared.group_bytes
+        ):
+            last = last.next
+            size += last.size
+        shared.waiting.first = last.next
+        if last.next == NULL:
+            shared.waiting.last = NULL
+        last.next = NULL
+        broken = shared.broken
+        pthread_mutex_unlock(&shared.lock)
+        if broken:
+            job = first
+            while job != NULL:
+                job.write_problem = ECANCELED
+                job = job.next
+        else:
+            _commit(first, &shared.area)
+        pthread_mutex_lock(&shared.lock)
+        if first.write_problem or first.sync_problem:
+            shared.broken = True
+        _append(&shared.done, first, last)
+        write(shared.event, &one, 8)
+    pthread_mutex_unlock(&shared.lock)
+    return NULL
+
+
+cdef class Committer:
+    """A thread of the system that writes, syncs and never asks for the interpreter.
+
+    What is submitted while it syncs is its next group, as far as it lies in one file, each piece behind the other. After
+    the first problem it writes nothing more, and gives everything back with ECANCELED, until ``reset``.
+
+    One thread of the interpreter at a time.
+    """
+
+    cdef Shared* _shared
+    cdef pthread_t _thread
+    cdef bint _running
+
+    def __cinit__(self, size_t staging, size_t group_bytes):
+        """Args: staging: Bytes for one write of the kernel, a multiple of the block size. group_bytes: A group of so many
+        is not made larger."""
+        cdef void* memory = NULL
+        if staging < BLOCK or staging % BLOCK:
+            raise ValueError("staging memory is not made of blocks")
+        self._shared = <Shared*>PyMem_Malloc(sizeof(Shared))
+        if self._shared == NULL:
+            raise MemoryError
+        memset(self._shared, 0, sizeof(Shared))
+        self._shared.event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if posix_memalign(&memory, BLOCK, staging) != 0:
+            raise MemoryError
+        self._shared.area.memory = <uint8_t*>memory
+        self._shared.area.capacity = staging
+        self._shared.group_bytes = group_bytes
+        if self._shared.event < 0:
+            raise OSError(errno, os.strerror(errno))
+        pthread_mutex_init(&self._shared.lock, NULL)
+        pthread_cond_init(&self._shared.some, NULL)
+        if pthread_create(&self._thread, NULL, _run, self._shared) != 0:
+            raise OSError("no thread can be started")
+        self._running = True
+
+    def fileno(self):
+        """Readable when ``done`` has something to give."""
+        return self._shared.event
+
+    def submit(self, int descriptor, buffers, off_t offset, token):
+        """Have the buffers written at ``offset``, a multiple of the block size, padded with zeros to the next one, and
+        synced. They are held until ``done`` gives the token back."""
+        if not self._running:
+            raise ValueError("closed")
+        if offset % BLOCK:
+            raise ValueError("not the beginning of a block")
+        cdef Job* job = <Job*>PyMem_Malloc(sizeof(Job))
+        cdef Py_ssize_t index
+        if job == NULL:
+            raise MemoryError
+        memset(job, 0, sizeof(Job))
+        try:
+            job.count = _take_views(buffers, &job.views)
+        except BaseException:
+            PyMem_Free(job)
+            raise
+        for index in range(job.count):
+            job.size += <size_t>job.views[index].len
+        job.size += (BLOCK - job.size % BLOCK) % BLOCK
+        job.descriptor = descriptor
+        job.offset = offset
+        Py_INCREF(token)
+        job.token = <void*>token
+        pthread_mutex_lock(&self._shared.lock)
+        _append(&self._shared.waiting, job, job)
+        pthread_cond_signal(&self._shared.some)
+        pthread_mutex_unlock(&self._shared.lock)
+
+    def done(self):
+        """What has ended, in order: (token, errno of the write or 0, errno of the sync or 0)."""
+        cdef uint64_t count
+        cdef Job* job
+        cdef Job* following
+        read(self._shared.event, &count, 8)
+        pthread_mutex_lock(&self._shared.lock)
+        job = self._shared.done.first
+        self._shared.done.first = self._shared.done.last = NULL
+        pthread_mutex_unlock(&self._shared.lock)
+        found = []
+        while job != NULL:
+            following = job.next
+            token = <object>job.token
+            Py_DECREF(token)
+            found.append((token, job.write_problem, job.sync_problem))
+            _give_views(job.views, job.count)
+            PyMem_Free(job)
+            job = following
+        return found
+
+    def reset(self):
+        """Write again. Only while nothing is under way."""
+        pthread_mutex_lock(&self._shared.lock)
+        self._shared.broken = False
+        pthread_mutex_unlock(&self._shared.lock)
+
+    def close(self):
+        """Finish what was submitted and end the thread; ``done`` still gives what it was. Blocking."""
+        if not self._running:
+            return
+        self._running = False
+        pthread_mutex_lock(&self._shared.lock)
+        self._shared.closing = True
+        pthread_cond_signal(&self._shared.some)
+        pthread_mutex_unlock(&self._shared.lock)
+        with nogil:
+            pthread_join(self._thread, NULL)
+
+    def __dealloc__(self):
+        if self._shared == NULL:
+            return
+        self.close()
+        self.done()
+        if self._shared.event >= 0:
+            close(self._shared.event)
+        free(self._shared.area.memory)
+        PyMem_Free(self._shared)

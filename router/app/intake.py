@@ -181,14 +181,14 @@ class StoreIntake:
             return frozenset()
         return frozenset(name for name in decision.destinations if self.lanes[name].reserve())
 
-    # The group commit: spool thread, then the loop; ledger thread, then the loop ---------------------------
+    # Durable, then recorded -----------------------------------------------------------------------------------
 
     def synced(self, entries: Sequence[Any], position: LogPosition | None) -> None:
-        """Spool thread: these records are durable."""
+        """The spool: these records are durable."""
         sure = [entry for entry in entries if self._is_sure(entry)]
         unsure = [entry for entry in entries if not self._is_sure(entry)] if len(sure) < len(entries) else []
         if sure:
-            self.loop.call_soon_threadsafe(self._stored, sure)
+            self._stored(sure)
         for members, answered in ((sure, True), (unsure, False)):
             if members:
                 receipts = [
@@ -209,8 +209,8 @@ class StoreIntake:
         return entry.chunks is not None and self.changed_duplicate != "reject"
 
     def failed(self, entries: Sequence[Any], problem: SpoolError) -> None:
-        """Spool thread: these entries are not durable."""
-        self.loop.call_soon_threadsafe(self._refuse, list(entries), problem)
+        """The spool: these entries are not durable."""
+        self._refuse(list(entries), problem)
 
     def _stored(self, entries: list[Entry]) -> None:
         """The one place where 0x0000 is said of an object that is kept."""

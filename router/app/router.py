@@ -248,7 +248,6 @@ class Router:
             self.log.error("damaged record set aside", file=path.name)
 
     def _spool_failed(self, entries: Sequence[object], problem: SpoolError) -> None:
-        """In the spool's thread."""
         self.intake.failed(entries, problem)
 
     def _spool_broken(self, problem: SpoolError) -> None:

@@ -1,4 +1,4 @@
-"""The only module that may call sync.
+"""The only module that may call sync, itself or by its ``Committer``.
 
 A failed sync is final: Linux marks the pages clean afterwards, so a second call would succeed and mean nothing.
 ``SyncFailed`` is therefore never retried, whatever its cause: who meets it stops acknowledging.
@@ -7,12 +7,12 @@ A failed sync is final: Linux marks the pages clean afterwards, so a second call
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from router._disk import write_blocks
+from router._disk import Committer
 from router.errors import SpoolError
-from router.ports import Buffer
+
+__all__ = ["Committer", "SyncFailed", "sync_data", "sync_directory"]
 
 
 class SyncFailed(SpoolError):
@@ -25,19 +25,6 @@ def sync_data(descriptor: int) -> None:
         os.fdatasync(descriptor)
     except OSError as error:
         raise SyncFailed(f"sync failed: {error.strerror}") from error
-
-
-def write_and_sync(descriptor: int, buffers: Sequence[Buffer], offset: int, staging: memoryview) -> int:
-    """``Staging.write`` and ``sync_data`` in one go; gives the offset behind the last block.
-
-    Raises:
-        OSError: It could not be written, and was not synced.
-        SyncFailed: It was written.
-    """
-    end, problem = write_blocks(descriptor, buffers, offset, staging, sync=True)
-    if problem:
-        raise SyncFailed(f"sync failed: {os.strerror(problem)}")
-    return end
 
 
 def sync_directory(path: Path) -> None:

@@ -205,28 +205,6 @@ class SegmentPool:
             self.segments[number] = segment
         return segment, file
 
-    def prepare(self) -> None:
-        """Have a segment of the log ready before it is needed. Returns at once."""
-        with self._lock:
-            if self._closed or self._spare[KIND_LOG] or self._space.tight:
-                return
-        self._files.submit(self._prepare)
-
-    def _prepare(self) -> None:
-        try:
-            segment, file = self._create(KIND_LOG)
-        except OSError as error:
-            # Nothing depends on it yet; who needs a segment meets the same error, if it is still there.
-            self._log.warning("no segment made ahead", reason=error.strerror)
-        except SpoolError as error:
-            self._health.fail(error)
-        else:
-            file.close()
-            with self._lock:
-                segment.being_written = False
-                self._spare[KIND_LOG].append(segment)
-                self._space.reusable += segment.size
-
     def add(self, segment: Segment, records: int, size: int, end: int) -> None:
         """Records were written: so many, of so many bytes together, and the file is written up to ``end``."""
         with self._lock:

@@ -38,7 +38,8 @@ FOOTER_SIZE = _FOOTER.size
 META_LIMIT = 60 << 10
 """Bytes of meta at most: the header of a streamed record has a place of fixed size."""
 STREAMED = 1
-ALIGNMENT = 8
+ALIGNMENT = 4096
+"""Records begin on blocks: each is written past the page cache, whoever its neighbours are."""
 _FREE_TEXTS = ("study", "series", "patient_id", "accession", "modality")
 _FREE_TEXT_LIMIT = 64
 """Characters; what the standard allows for LO and UI (PS3.5 §6.2)."""

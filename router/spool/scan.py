@@ -91,14 +91,9 @@ def index(descriptor: int, kind: int, epoch: int) -> Index:
         at = following
     for start, end in lost:
         end = min(end, found.whole)
-        if start < end and not _is_padding(descriptor, start, end):
+        if start < end:
             found.gaps.append((start, end))
     return found
-
-
-def _is_padding(descriptor: int, start: int, end: int) -> bool:
-    """The zeros that fill the last block of a group."""
-    return end == align(start, BLOCK) and not any(os.pread(descriptor, end - start, start))
 
 
 def _search(descriptor: int, start: int, size: int, epoch: int) -> int | None:

@@ -4,7 +4,7 @@
 
     0      segment header: number, kind, epoch of its present use
     4096   sync mark: how far this use is known to be synced
-    8192   records; every group of them begins on a block and is padded to one
+    8192   records; every one begins on a block and is padded to one
 
 Knows the layout and how bytes get to the file; not which segments there are or what is alive in them (``pool``), nor
 how a damaged one is read (``scan``).
@@ -23,7 +23,7 @@ from router.errors import SpoolError
 from router.spool.record import HEADER_SIZE, META_LIMIT, Header, decode_header
 
 BLOCK = 4096
-"""Groups are padded to whole blocks: overwriting those of a reused segment never has to read what was there."""
+"""Records are padded to whole blocks: overwriting those of a reused segment never has to read what was there."""
 MARK_OFFSET = BLOCK
 FIRST_RECORD = 2 * BLOCK
 STREAM_DATA_OFFSET = 64 << 10

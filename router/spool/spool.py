@@ -2,9 +2,8 @@
 
 ::
 
-    submit ─▶ queue ─▶ spool's thread: take all that waits ─▶ write ─▶ fdatasync ─▶ synced(group)
-                                                               ▲
-    stream ─▶ a thread: its own segment, synced as it grows ───┘ header
+    submit ─▶ a place in the log ─▶ a thread: take all that waits ─▶ write ─▶ fdatasync ─▶ synced(entries)
+    stream ─▶ a thread: its own segment, synced as it grows ─▶ header ─▶ fdatasync ──────▶ synced(entry)
 
     ┌ segment 0000000007.seg ──────────────────────────────────────────────────────────────────────┐
     │ header │ mark │ record record record ░ │ record record ░░ │ record record rec▒▒▒             │
@@ -14,10 +13,10 @@ Invariants, each held by a test:
 
 1. A record is reported *synced* only after an fdatasync returned without error that began after all its bytes were
    written.
-2. A group is written only after the group before it was synced, and each of its headers says up to where
-   (``synced``); when no group follows, the mark of the segment says it. So a record that does not read back is
-   *damaged* below that place, and a person is told; above it may be *torn* by a crash, and nobody was told that it is
-   stored.
+2. A group is written only after the group before it was synced. The header of each record says up to where the log was
+   known to be synced when it got its place (``synced``); when none follows, the mark of the segment says it. So a
+   record that does not read back is *damaged* below that place, and a person is told; above it may be *torn* by a
+   crash. The ledger's place in the log is the better witness; this one helps when the ledger is lost.
 3. After the first failed sync, or a failed write other than for want of room, the spool has *failed*: every waiter
    hears SpoolError, nothing is ever reported synced again, and no sync is tried again.
 4. Want of room refuses the group that met it, takes back what was half written, and nothing else.
@@ -74,7 +73,7 @@ from router.spool.source import StoredData, read_whole
 from router.spool.space import Space
 from router.spool.staging import can_write_direct
 from router.spool.stream import SpoolStream
-from router.spool.writer import GroupWriter, Move
+from router.spool.writer import LogWriter, Move, Refused, Told
 
 READERS = 4
 STREAM_WRITERS = 4
@@ -107,14 +106,20 @@ class Spool:
         self._space = Space(folder, settings)
         self._files = ThreadPoolExecutor(1, "spool-files")
         self._pool = SegmentPool(folder, settings, space=self._space, health=self._health, files=self._files, log=log)
-        self._writer = GroupWriter(
-            self._pool, segment_size=settings.segment_size, health=self._health, space=self._space, log=log
+        self._writer = LogWriter(
+            self._pool,
+            segment_size=settings.segment_size,
+            health=self._health,
+            space=self._space,
+            files=self._files,
         )
         self._readers = ThreadPoolExecutor(READERS, "spool-read")
         self._streamers = ThreadPoolExecutor(STREAM_WRITERS, "spool-stream")
         self._quarantine = folder / "quarantine"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock_file = -1
+        self._synced: Told
+        self._failed: Refused
         self._moved: dict[tuple[int, int, int], Location] = {}
 
     # Opening and recovering (blocking, before the loop) ------------------------------------------------------
@@ -226,8 +231,8 @@ class Spool:
         failed: Callable[[Sequence[SpoolEntry], SpoolError], None],
         broken: Callable[[SpoolError], None] | None = None,
     ) -> None:
-        """Start the thread. ``synced`` and ``failed`` are called in it, with entries of one group; each entry is told
-        of by exactly one of them.
+        """Start the thread. ``synced`` and ``failed`` are called on the loop, never from within ``submit``; each entry
+        is told of by exactly one of them.
 
         Args:
             synced: Gets the end of the log behind the entries too; None when none of them lies in the log.
@@ -235,19 +240,23 @@ class Spool:
         """
         self._loop = loop
         self._health.on_failure = broken
-        self._writer.start(synced=synced, failed=failed)
+        self._synced, self._failed = synced, failed
+        self._writer.start(loop, synced=synced, failed=failed)
 
     async def close(self) -> None:
         """Finish what was submitted, stop the threads, give the lock back. Streams must have ended. Not to be
         cancelled."""
-        await asyncio.get_running_loop().run_in_executor(None, self.close_files)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._streamers.shutdown)
+        await self._writer.close()
+        await loop.run_in_executor(None, self.close_files)
 
     def close_files(self) -> None:
         """``close`` without a loop. Blocking."""
         self._streamers.shutdown()
-        self._writer.close()
         self._pool.shut()
         self._files.shutdown()
+        self._writer.close_files()
         self._readers.shutdown()
         if self._lock_file >= 0:
             os.close(self._lock_file)
@@ -261,14 +270,25 @@ class Spool:
         return self._health.failure is not None
 
     def submit(self, entry: SpoolEntry) -> None:
-        """One whole small record, its data in ``entry.chunks``. Returns at once. Any thread."""
+        """One whole small record, its data in ``entry.chunks``. Returns at once."""
         self._writer.submit(entry)
 
     def stream(self) -> SpoolStream:
         """Begin a large record, whose data need not fit into memory."""
         if self._loop is None:
             raise SpoolError("the spool has not been started")
-        return SpoolStream(self._pool, self._health, self._loop, self._streamers, self._writer.submit)
+        return SpoolStream(self._pool, self._health, self._loop, self._streamers, self._stream_ended)
+
+    def _stream_ended(self, stream: SpoolStream) -> None:
+        entry = stream.entry
+        if entry is None:
+            return
+        problem = stream.problem or self._health.failure
+        if problem is not None:
+            self._failed([entry], problem)
+            return
+        self._space.largest_object = max(self._space.largest_object, entry.info.size)
+        self._synced([entry], None)
 
     def settled(self, locations: Sequence[Location]) -> None:
         """These records are not needed any more. Returns at once. Any thread.

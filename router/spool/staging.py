@@ -28,12 +28,12 @@ class Staging:
 
     def __init__(self, capacity: int) -> None:
         """Args: capacity: Bytes, a multiple of the block size."""
-        self.memory = memoryview(mmap.mmap(-1, capacity))
+        self._memory = memoryview(mmap.mmap(-1, capacity))
 
     def write(self, descriptor: int, buffers: Sequence[Buffer], offset: int) -> int:
         """Write all of it at ``offset`` (a multiple of the block size), zeros up to the end of the last block; gives
         the offset behind that. Raises OSError."""
-        return write_blocks(descriptor, buffers, offset, self.memory)[0]
+        return write_blocks(descriptor, buffers, offset, self._memory)
 
 
 def can_write_direct(folder: Path) -> bool:

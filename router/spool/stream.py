@@ -3,8 +3,8 @@
 ::
 
     loop      write ─▶ queue (``pending`` bytes)
-    a thread              └─▶ write, a sync every 16 MiB, a last one at the end
-    spool's thread                                            └─▶ header and footer, group commit
+    a thread              └─▶ write, a sync every 16 MiB, one at the end ─▶ header ─▶ sync
+    loop                                                                                └─▶ finished
 
 The header of the record is written last, when all data is already synced: until then nothing in the segment can be
 taken for a record, and a header that is whole vouches for the data before it.
@@ -21,6 +21,7 @@ from contextlib import suppress
 from threading import Lock, local
 
 from router.errors import SpoolError
+from router.model import Location
 from router.ports import SpoolEntry
 from router.spool import durable
 from router.spool.health import Health
@@ -145,7 +146,7 @@ class SpoolStream:
             return
         if not chunks and entry is not None:
             self._end(entry)
-            self._finished(self)
+            self._loop.call_soon_threadsafe(self._finished, self)
             return
         self._write(chunks)
         self._loop.call_soon_threadsafe(self._written, sum(map(len, chunks)))
@@ -180,7 +181,7 @@ class SpoolStream:
             self._refuse(error)
 
     def _end(self, entry: SpoolEntry) -> None:
-        """The last bytes and the footer; everything but the header is then on the disk."""
+        """The last bytes and the footer; when all that is on the disk, the header, which makes a record of it."""
         if self.problem is not None:
             return
         try:
@@ -194,35 +195,33 @@ class SpoolStream:
                 os.ftruncate(file.descriptor, end)
                 segment.size = end
             durable.sync_data(file.descriptor)
+            entry.location = self.write_header(entry, segment, file)
+            durable.sync_data(file.descriptor)
+            write_mark(file.descriptor, segment.epoch, align(DATA_START + self.size + FOOTER_SIZE, BLOCK))
         except (OSError, SpoolError) as error:
             self._refuse(error)
+        else:
+            self._pool.close(segment, file)
 
     def _refuse(self, error: OSError | SpoolError) -> None:
         """Room is given back at once, before ``finish`` asks."""
         self.problem = error if isinstance(error, Unfit) else self._health.judge(error)
         self.let_go()
 
-    # In the spool's thread ---------------------------------------------------------------------------------
-
-    def write_header(self) -> int:
-        """Make a record of it; gives its length. Sync comes next. Raises SpoolError, OSError."""
-        entry, segment, file = self.entry, self.segment, self.file
-        if entry is None or segment is None or file is None:
-            raise SpoolError("a stream without data")
+    def write_header(self, entry: SpoolEntry, segment: Segment, file: SegmentFile) -> Location:
+        """Make a record of it; gives its place. Sync comes next. Raises SpoolError, OSError."""
         info = entry.info
-        meta = encode_meta(info, entry.decision)
+        try:
+            meta = encode_meta(info, entry.decision)
+        except SpoolError as error:
+            raise Unfit(str(error)) from error
         head = encode_header(
             info, meta, epoch=segment.epoch, synced=FIRST_RECORD, flags=STREAMED, data_offset=STREAM_DATA_OFFSET
         )
         write_all(file.descriptor, [head], FIRST_RECORD)
-        return STREAM_DATA_OFFSET + self.size + FOOTER_SIZE
-
-    def keep(self) -> None:
-        """It is synced and told. Raises OSError."""
-        segment, file = self.segment, self.file
-        if segment is not None and file is not None:
-            write_mark(file.descriptor, segment.epoch, align(DATA_START + self.size + FOOTER_SIZE, BLOCK))
-            self._pool.close(segment, file)
+        length = STREAM_DATA_OFFSET + self.size + FOOTER_SIZE
+        self._pool.add(segment, 1, length, align(FIRST_RECORD + length, BLOCK))
+        return Location(segment.number, segment.epoch, FIRST_RECORD, length)
 
     def let_go(self) -> None:
         """Nothing of it counts."""

@@ -1,40 +1,46 @@
-"""The spool's thread: group commit.
+"""The log: every record gets its place behind the last one, and is committed in groups.
 
-It takes everything that waits, writes it in one piece, syncs, tells ``synced``; the next group gathers meanwhile.
+::
+
+    submit ─▶ place ─▶ committer (a thread without the interpreter): take all that waits ─▶ write ─▶ fdatasync
+                                                                                                   │
+    synced(entries, position) ◀── the loop, woken once for all that has been committed ◀───────────┘
+
 There is no artificial wait: alone, an object is a group of one; under load the sync of one group is the time in which
 the next one grows.
+
+Everything is on the loop. What may take the disk a while (a new segment, marks, closing) is given to the thread of the
+pool's files, in order.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
+import asyncio
+import errno
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from os import ftruncate
 
-from router.errors import SpoolError, fault_location
+from router.errors import SpoolError
 from router.model import Decision, InstanceInfo, Location, LogPosition
-from router.ports import Log, SpoolEntry
+from router.ports import SpoolEntry
 from router.spool import durable
 from router.spool.health import Health
 from router.spool.pool import Segment, SegmentPool
 from router.spool.record import align, encode_record
-from router.spool.segment import BLOCK, FIRST_RECORD, KIND_LOG, SegmentFile, write_mark
+from router.spool.segment import FIRST_RECORD, KIND_LOG, SegmentFile, write_mark
 from router.spool.space import Space
-from router.spool.staging import Staging
-from router.spool.stream import SpoolStream
 
-GROUP_ENTRIES = 512
 GROUP_BYTES = 16 << 20
 """A larger group gains nothing: at 4 MiB the sync already runs at the bandwidth of the disk."""
 STAGING = 4 << 20
 """Bytes assembled for one write of the kernel."""
-REFRESH = 1.0
-"""Seconds after which the free space is asked for again, without groups."""
-REFRESH_BUSY = 0.1
+REFRESH = 0.25
+"""Seconds after which the free space is asked for again, and a resting segment gets its sync mark."""
 
 Told = Callable[[Sequence[SpoolEntry], LogPosition | None], None]
 """Entries, and the end of the log behind them; None when none of them lies in the log."""
@@ -49,287 +55,300 @@ class Move:
     decision: Decision
     chunks: list[bytes]
     done: Callable[[Location | SpoolError], None]
-    """Called in the spool's thread, exactly once."""
+    """Called exactly once."""
 
 
-class _Close:
-    """Ends the queue."""
-
-
-Item = SpoolEntry | Move | SpoolStream | _Close
+Item = SpoolEntry | Move
 
 
 class _OpenLog:
-    """The segment that the log goes to now."""
+    """A segment that the log goes to, or went to and is not yet committed throughout."""
 
-    __slots__ = ("file", "marked", "position", "segment")
+    __slots__ = ("file", "in_flight", "left", "marked", "position", "segment", "synced")
 
     def __init__(self, segment: Segment, file: SegmentFile) -> None:
         self.segment = segment
         self.file = file
         self.position = FIRST_RECORD
-        """Where the next group goes; everything below is synced."""
+        """Where the next record goes."""
+        self.synced = FIRST_RECORD
+        """Everything below is committed."""
         self.marked = FIRST_RECORD
         """What its sync mark says."""
+        self.in_flight = 0
+        self.left = False
+        """Nothing more goes there."""
 
 
-class GroupWriter:
-    """Owns the thread and the open segment of the log. ``submit`` may be called from any thread, the rest from the
-    owner's."""
+class _Placed:
+    """A record on its way to the disk."""
 
-    def __init__(self, pool: SegmentPool, *, segment_size: int, health: Health, space: Space, log: Log) -> None:
+    __slots__ = ("item", "location", "log")
+
+    def __init__(self, item: Item, log: _OpenLog, location: Location) -> None:
+        self.item = item
+        self.log = log
+        self.location = location
+
+
+class LogWriter:
+    """See the module's text.
+
+    Args:
+        files: One thread for whatever opens, marks or closes files.
+    """
+
+    def __init__(self, pool: SegmentPool, *, segment_size: int, health: Health, space: Space, files: Executor) -> None:
         self._pool = pool
         self._segment_size = segment_size
         self._health = health
         self._space = space
-        self._log = log
-        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._files = files
+        self._loop: asyncio.AbstractEventLoop
+        self._committer: durable.Committer | None = None
+        self._waiting: deque[Item] = deque()
         self._open: _OpenLog | None = None
-        self._staging = Staging(STAGING)
-        self._refreshed_at = 0.0
+        self._next: _OpenLog | None = None
+        """Taken ahead of need, so that nobody waits for it."""
+        self._taking = False
+        self._in_flight = 0
+        self._problem: SpoolError | None = None
+        """What a write met; nothing is placed until all that was behind it has come back."""
+        self._refreshing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Future[None] | None = None
         self._synced: Told = _nobody
         self._failed: Refused = _nobody_refused
 
-    def start(self, *, synced: Told, failed: Refused) -> None:
-        self._synced, self._failed = synced, failed
-        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
-        self._thread.start()
+    def start(self, loop: asyncio.AbstractEventLoop, *, synced: Told, failed: Refused) -> None:
+        self._loop, self._synced, self._failed = loop, synced, failed
+        self._committer = durable.Committer(STAGING, GROUP_BYTES)
+        loop.add_reader(self._committer.fileno(), self._committed)
+        self._tick()
 
-    def submit(self, item: SpoolEntry | Move | SpoolStream) -> None:
-        self._queue.put(item)
+    def submit(self, item: Item) -> None:
+        """Returns at once; what becomes of it is told later, never from within."""
+        self._waiting.append(item)
+        self._place()
 
-    def close(self) -> None:
-        """Commit what was submitted and end the thread. Blocking."""
-        if self._thread is not None:
-            self._queue.put(_Close())
-            self._thread.join()
-            self._thread = None
+    async def close(self) -> None:
+        """Commit what was submitted."""
+        if self._committer is None:
+            return
+        if self._waiting or self._in_flight:
+            self._closing = self._loop.create_future()
+            await self._closing
+        self._loop.remove_reader(self._committer.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
 
-    # The thread --------------------------------------------------------------------------------------------
+    def close_files(self) -> None:
+        """End the thread and let go of the segments. Blocking; the files' thread must have ended."""
+        if self._committer is not None:
+            self._committer.close()
+            self._committer = None
+        if self._open is not None:
+            self._close(self._open)
+        if self._next is not None:
+            self._pool.abandon(self._next.segment, self._next.file)
+        self._open = self._next = None
 
-    def _run(self) -> None:
-        closing = False
-        while not closing:
-            try:
-                items = [self._queue.get(timeout=REFRESH)]
-            except queue.Empty:
-                self._rest()
-                continue
-            size = _size(items[0])
-            with suppress(queue.Empty):
-                while len(items) < GROUP_ENTRIES and size < GROUP_BYTES:
-                    items.append(self._queue.get_nowait())
-                    size += _size(items[-1])
-            kept = [item for item in items if not isinstance(item, _Close)]
-            closing = len(kept) < len(items)
-            if kept:
-                self._group(kept)
-        self._close_log()
+    # Placing -----------------------------------------------------------------------------------------------
 
-    def _group(self, items: list[SpoolEntry | Move | SpoolStream]) -> None:
-        group = _Group(items)
-        try:
-            if self._health.failure is not None:
-                self._refuse(group.all(), self._health.failure)
+    def _place(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            failure = self._health.failure
+            if failure is not None:
+                gone, self._waiting = list(waiting), deque()
+                self._loop.call_soon(self._refuse, gone, failure)
                 return
-            self._commit(group)
-        except Exception as error:
-            # A bug of ours, here or in what we call. Whether the group is durable is now unknown: as after a failed
-            # sync.
-            self._log.error("the spool's thread met a fault", place=fault_location(error))
-            problem = SpoolError("the spool's thread met a fault")
-            self._health.fail(problem)
-            self._refuse(group.unanswered(), problem)
-        if time.monotonic() > self._refreshed_at + REFRESH_BUSY:
-            self._refresh()
+            if self._problem is not None:
+                return
+            log = self._open
+            if log is None or log.position >= self._segment_size:
+                log = self._go_on()
+                if log is None:
+                    return
+            self._write(log, waiting.popleft())
 
-    def _refresh(self) -> None:
-        self._refreshed_at = time.monotonic()
-        try:
-            self._space.refresh()
-        except OSError as error:
-            self._health.judge(error)
-
-    def _rest(self) -> None:
-        """Nothing has come for a while."""
-        self._refresh()
-        log = self._open
-        if log is None or log.marked == log.position:
-            return
-        try:
-            # No later record says how far the segment is known to be whole.
-            write_mark(log.file.descriptor, log.segment.epoch, log.position)
-        except OSError as error:
-            self._health.judge(error)
-        log.marked = log.position
-
-    def _commit(self, group: _Group) -> None:
-        try:
-            log = self._write_log(group)
-            for stream in group.streams:
-                if self._write_stream(group, stream) and stream.file is not None:
-                    durable.sync_data(stream.file.descriptor)
-        except durable.SyncFailed as error:
-            self._health.fail(error)
-            self._refuse(group.unanswered(), error)
-            return
-        answered = group.unanswered()
-        group.answered = True
-        entries = group.entries()
-        if entries:
-            self._synced(entries, LogPosition(log.segment.epoch, log.position) if log is not None else None)
-        for item in answered:
-            if isinstance(item, Move):
-                item.done(group.moved[item])
-        for stream in group.streams:
-            try:
-                stream.keep()
-            except OSError as error:
-                self._health.judge(error)
-
-    def _write_log(self, group: _Group) -> _OpenLog | None:
-        """All small records of the group, one behind the other, synced. What cannot be written is refused, and the
-        rest goes on. Raises SyncFailed."""
-        if not group.logged:
-            return None
-        try:
-            log = self._log_segment()
-        except SpoolError as error:
-            self._refuse(group.drop(group.logged), error)
-            return None
+    def _write(self, log: _OpenLog, item: Item) -> None:
         segment, start = log.segment, log.position
-        epoch = segment.epoch
-        buffers: list[bytes] = []
-        places: list[tuple[SpoolEntry | Move, Location]] = []
-        at, total = start, 0
-        for item in group.logged:
-            try:
-                record, length = encode_record(item.info, item.decision, item.chunks or (), epoch=epoch, synced=start)
-            except SpoolError as error:
-                self._refuse(group.drop([item]), error)
-                continue
-            buffers += record
-            places.append((item, Location(segment.number, epoch, at, length)))
-            at += align(length)
-            total += length
-            if item.info.size > self._space.largest_object:
-                self._space.largest_object = item.info.size
-        if not places:
-            return None
+        info = item.info
         try:
-            end = durable.write_and_sync(log.file.bulk, buffers, start, self._staging.memory)
-        except OSError as error:
-            problem = self._health.judge(error)
-            self._cut(log)
-            self._refuse(group.drop([item for item, _ in places]), problem)
-            return None
-        log.position = end
-        self._pool.add(segment, len(places), total, end)
-        for item, location in places:
-            if isinstance(item, Move):
-                group.moved[item] = location
-            else:
-                item.location = location
-        return log
-
-    def _write_stream(self, group: _Group, stream: SpoolStream) -> bool:
-        problem = stream.problem
-        segment = stream.segment
-        entry = stream.entry
-        if problem is None and segment is not None and entry is not None:
-            try:
-                length = stream.write_header()
-            except (OSError, SpoolError) as error:
-                # A size that does not fit is one entry's trouble, an error of the disk everybody's.
-                problem = self._health.judge(error) if isinstance(error, OSError) else error
-            else:
-                entry.location = Location(segment.number, segment.epoch, FIRST_RECORD, length)
-                self._pool.add(segment, 1, length, align(FIRST_RECORD + length, BLOCK))
-                self._space.largest_object = max(self._space.largest_object, entry.info.size)
-                return True
-        stream.let_go()
-        self._refuse(group.drop([stream]), problem or SpoolError("a stream without data"))
-        return False
-
-    def _refuse(self, items: Sequence[SpoolEntry | Move | SpoolStream], problem: SpoolError) -> None:
-        entries: list[SpoolEntry] = []
-        for item in items:
-            if isinstance(item, Move):
-                item.done(problem)
-            elif isinstance(item, SpoolStream):
-                item.let_go()
-                if item.entry is not None:
-                    entries.append(item.entry)
-            else:
-                entries.append(item)
-        if entries:
-            self._failed(entries, problem)
-
-    # The open segment --------------------------------------------------------------------------------------
-
-    def _log_segment(self) -> _OpenLog:
-        """The open segment, or a new one when it is full; the group that crosses its end still goes in whole."""
-        log = self._open
-        if log is not None and log.position < self._segment_size:
-            return log
-        self._close_log()
-        self._open = log = _OpenLog(*self._pool.take(KIND_LOG))
-        self._pool.prepare()
-        return log
-
-    def _close_log(self) -> None:
-        log, self._open = self._open, None
-        if log is None:
+            record, length = encode_record(
+                info, item.decision, item.chunks or (), epoch=segment.epoch, synced=log.synced
+            )
+        except SpoolError as error:
+            self._loop.call_soon(self._refuse, [item], error)
             return
+        if self._committer is None:
+            raise SpoolError("the spool is closed")
+        placed = _Placed(item, log, Location(segment.number, segment.epoch, start, length))
+        self._committer.submit(log.file.bulk, record, start, placed)
+        log.position = start + align(length)
+        log.in_flight += 1
+        self._in_flight += 1
+        if info.size > self._space.largest_object:
+            self._space.largest_object = info.size
+        if log.position > self._segment_size // 2 and self._next is None:
+            self._take()
+
+    def _go_on(self) -> _OpenLog | None:
+        """The next segment; None while it is not there. The record that crosses the end of one still goes in whole."""
+        if self._open is not None:
+            self._leave(self._open)
+        self._open, self._next = self._next, None
+        if self._open is None:
+            self._take()
+        return self._open
+
+    def _take(self) -> None:
+        if not self._taking:
+            self._taking = True
+            self._in_files(self._take_one)
+
+    def _take_one(self) -> None:
+        """In the files' thread."""
         try:
-            write_mark(log.file.descriptor, log.segment.epoch, log.position)
+            taken: _OpenLog | SpoolError = _OpenLog(*self._pool.take(KIND_LOG))
+        except SpoolError as error:
+            taken = error
+        self._loop.call_soon_threadsafe(self._taken, taken)
+
+    def _taken(self, taken: _OpenLog | SpoolError) -> None:
+        self._taking = False
+        if isinstance(taken, _OpenLog):
+            self._next = taken
+        elif self._open is None or self._open.position >= self._segment_size:
+            gone, self._waiting = list(self._waiting), deque()
+            self._refuse(gone, taken)
+        self._place()
+        self._closed()
+
+    def _leave(self, log: _OpenLog) -> None:
+        log.left = True
+        if not log.in_flight:
+            self._in_files(self._close, log)
+
+    def _close(self, log: _OpenLog) -> None:
+        """Blocking."""
+        try:
+            write_mark(log.file.descriptor, log.segment.epoch, log.synced)
         except OSError as error:
             self._health.judge(error)
         self._pool.close(log.segment, log.file)
 
-    def _cut(self, log: _OpenLog) -> None:
-        """A write failed half way: drop what there is of it, and leave the segment, so that nothing of it is ever
-        found."""
+    def _in_files(self, work: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # it has ended: who closes does the rest
+            self._files.submit(work, *arguments)
+
+    # What has been committed -------------------------------------------------------------------------------
+
+    def _committed(self) -> None:
+        if self._committer is None:
+            return
+        entries: list[SpoolEntry] = []
+        moves: list[tuple[Move, Location]] = []
+        position: LogPosition | None = None
+        refused: list[Item] = []
+        for placed, write_problem, sync_problem in self._committer.done():
+            log, item, location = placed.log, placed.item, placed.location
+            self._in_flight -= 1
+            log.in_flight -= 1
+            if write_problem or sync_problem:
+                self._met(log, location, write_problem, sync_problem)
+                refused.append(item)
+            else:
+                log.synced = location.offset + align(location.length)
+                position = LogPosition(location.epoch, log.synced)
+                self._pool.add(log.segment, 1, location.length, log.synced)
+                if isinstance(item, Move):
+                    moves.append((item, location))
+                else:
+                    item.location = location
+                    entries.append(item)
+            if log.left and not log.in_flight:
+                self._in_files(self._close, log)
+        if entries:
+            self._synced(entries, position)
+        for move, location in moves:
+            move.done(location)
+        if self._problem is not None:
+            problem = self._problem
+            if not self._in_flight:
+                self._problem = None
+                self._committer.reset()
+            self._refuse(refused, problem)
+        self._place()
+        self._closed()
+
+    def _met(self, log: _OpenLog, location: Location, write_problem: int, sync_problem: int) -> None:
+        """A record did not reach the disk. The segment is left, and what there is of the record dropped, so that
+        nothing of it is ever found."""
+        if self._problem is None:
+            if sync_problem:
+                self._problem = durable.SyncFailed(f"sync failed: {os.strerror(sync_problem)}")
+                self._health.fail(self._problem)
+            else:
+                # Cancelled without a cause: a fault of ours.
+                number = errno.EIO if write_problem == errno.ECANCELED else write_problem
+                self._problem = self._health.judge(OSError(number, os.strerror(number)))
+            self._in_files(self._cut, log, location.offset)
+        if log is self._open:
+            log.left = True  # closed by who counts it down
+            self._open = None
+
+    def _cut(self, log: _OpenLog, offset: int) -> None:
+        """In the files' thread."""
         try:
-            ftruncate(log.file.descriptor, log.position)
-            log.segment.size = log.position
+            ftruncate(log.file.descriptor, offset)
+            log.segment.size = offset
         except OSError as error:
             self._health.judge(error)
-        self._close_log()
 
+    def _refuse(self, items: Sequence[Item], problem: SpoolError) -> None:
+        entries: list[SpoolEntry] = []
+        for item in items:
+            if isinstance(item, Move):
+                item.done(problem)
+            else:
+                entries.append(item)
+        if entries:
+            self._failed(entries, problem)
+        self._closed()
 
-class _Group:
-    """What is written and synced together."""
+    def _closed(self) -> None:
+        if self._closing is not None and not self._closing.done() and not self._waiting and not self._in_flight:
+            self._closing.set_result(None)
 
-    def __init__(self, items: Sequence[SpoolEntry | Move | SpoolStream]) -> None:
-        self.logged: list[SpoolEntry | Move] = [item for item in items if not isinstance(item, SpoolStream)]
-        self.streams = [item for item in items if isinstance(item, SpoolStream)]
-        self.moved: dict[Move, Location] = {}
-        self.answered = False
+    # Now and then ------------------------------------------------------------------------------------------
 
-    def all(self) -> list[SpoolEntry | Move | SpoolStream]:
-        return [*self.logged, *self.streams]
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(REFRESH, self._tick)
+        log = self._open
+        if log is not None and not log.in_flight and log.marked < log.synced:
+            # No later record says how far the segment is known to be whole.
+            log.marked = log.synced
+            self._in_files(self._mark, log, log.synced)
+        if not self._refreshing:
+            self._refreshing = True
+            self._in_files(self._refresh)
 
-    def unanswered(self) -> list[SpoolEntry | Move | SpoolStream]:
-        return [] if self.answered else self.all()
+    def _mark(self, log: _OpenLog, synced: int) -> None:
+        """In the files' thread."""
+        try:
+            write_mark(log.file.descriptor, log.segment.epoch, synced)
+        except OSError as error:
+            self._health.judge(error)
 
-    def drop(self, items: Sequence[SpoolEntry | Move | SpoolStream]) -> Sequence[SpoolEntry | Move | SpoolStream]:
-        """These leave the group; gives them."""
-        gone = set(map(id, items))
-        self.logged = [item for item in self.logged if id(item) not in gone]
-        self.streams = [item for item in self.streams if id(item) not in gone]
-        return items
-
-    def entries(self) -> list[SpoolEntry]:
-        """What the ledger hears of."""
-        entries: list[SpoolEntry] = [item for item in self.logged if not isinstance(item, Move)]
-        entries.extend(stream.entry for stream in self.streams if stream.entry is not None)
-        return entries
-
-
-def _size(item: Item) -> int:
-    return 0 if isinstance(item, SpoolStream | _Close) else item.info.size
+    def _refresh(self) -> None:
+        """In the files' thread."""
+        try:
+            self._space.refresh()
+        except OSError as error:
+            self._health.judge(error)
+        self._refreshing = False
 
 
 def _nobody(entries: Sequence[SpoolEntry], position: LogPosition | None) -> None:

@@ -7,11 +7,13 @@ import errno
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
 
 from router.errors import SpoolError, SpoolFull
+from router.model import Location
 from router.spool import Spool, durable
 from router.spool import stream as stream_module
 from router.spool.segment import KIND_STREAM
@@ -50,9 +52,9 @@ async def test_data_is_synced_before_the_header_exists(tmp_path: Path, monkeypat
         sync(descriptor)
         order.append("sync")
 
-    def traced_header(self: stream_module.SpoolStream) -> int:
+    def traced_header(self: stream_module.SpoolStream, *arguments: Any) -> Location:
         order.append("header")
-        return write_header(self)
+        return write_header(self, *arguments)
 
     async with Running(
         tmp_path / "s",

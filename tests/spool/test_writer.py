@@ -5,47 +5,100 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from router._disk import write_blocks
 from router.errors import SpoolError, SpoolFull
 from router.model import Decision, LogPosition, Verdict
 from router.ports import Buffer, SpoolEntry
 from router.spool import durable
-from router.spool.segment import path_of
+from router.spool.segment import BLOCK, path_of
+from router.spool.staging import Staging
+from tests.spool.faulty import Faulty
 from tests.spool.support import DECISION, Entry, Running, bytes_of, entry_of, found, info_of, live_of
+from tests.support.plain_committer import PlainCommitter
 
 
-async def test_synced_is_told_after_the_sync_and_the_record_can_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-    commit = durable.write_and_sync
-
-    def traced(descriptor: int, buffers: Sequence[Buffer], offset: int, staging: memoryview) -> int:
-        end = commit(descriptor, buffers, offset, staging)
-        calls.append("synced to disk")
-        return end
+async def test_synced_is_told_after_the_sync_and_the_record_can_be_read(tmp_path: Path, faulty: type[Faulty]) -> None:
+    synced_to_disk: list[int] = []
 
     def synced(entries: Sequence[SpoolEntry]) -> None:
-        calls.append("told")
+        synced_to_disk.append(faulty.syncs)
         for entry in entries:
             assert entry.location is not None
             with open(path_of(tmp_path / "s", entry.location.segment), "rb") as file:
                 file.seek(entry.location.offset)
                 assert b"".join(entry.chunks or ()) in file.read(entry.location.length)
 
-    monkeypatch.setattr(durable, "write_and_sync", traced)
     async with Running(tmp_path / "s", on_synced=synced) as running:
         await running.put(entry_of(1))
         await running.put(entry_of(2))
-    assert calls == ["synced to disk", "told"] * 2
+    assert synced_to_disk == [1, 2]
+
+
+@given(
+    groups=st.lists(st.lists(st.integers(0, 9000), max_size=6), max_size=8),
+    staging=st.sampled_from([BLOCK, 2 * BLOCK, 16 * BLOCK]),
+    group_bytes=st.sampled_from([1, 3 * BLOCK, 1 << 20]),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_committer_writes_what_the_plain_one_writes(
+    tmp_path: Path, groups: list[list[int]], staging: int, group_bytes: int
+) -> None:
+    pieces = [[os.urandom(size) for size in sizes] for sizes in groups]
+    images = []
+    for kind in (durable.Committer, PlainCommitter):
+        descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        committer = kind(staging, group_bytes)
+        at = 0
+        for number, buffers in enumerate(pieces):
+            committer.submit(descriptor, buffers, at, number)
+            at += -(-sum(map(len, buffers)) // BLOCK) * BLOCK
+        committer.close()
+        assert committer.done() == [(number, 0, 0) for number in range(len(pieces))]
+        images.append(os.pread(descriptor, 1 << 20, 0))
+        os.close(descriptor)
+    assert images[0] == images[1]
+
+
+@pytest.mark.parametrize("kind", [durable.Committer, PlainCommitter])
+def test_after_a_problem_the_committer_writes_nothing_until_it_is_reset(tmp_path: Path, kind: Any) -> None:
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
+    committer = kind(BLOCK, 1 << 20)
+
+    def ended(count: int) -> list[tuple[Any, int, int]]:
+        found: list[tuple[Any, int, int]] = []
+        while len(found) < count:
+            select.select([committer.fileno()], [], [], 10)
+            found += committer.done()
+        return found
+
+    committer.submit(-1, [b"x"], 0, "bad")
+    committer.submit(descriptor, [b"y"], 0, "behind")
+    assert ended(2) == [("bad", errno.EBADF, 0), ("behind", errno.ECANCELED, 0)]
+    assert os.fstat(descriptor).st_size == 0
+    committer.reset()
+    reader, writer = os.pipe()
+    committer.submit(writer, [], 0, "nothing to write, and what cannot be synced")
+    ((_, wrote, synced),) = ended(1)
+    assert (wrote, synced) == (0, errno.EINVAL)
+    committer.reset()
+    committer.submit(descriptor, [b"z"], BLOCK, "again")
+    committer.close()
+    assert committer.done() == [("again", 0, 0)]
+    assert os.fstat(descriptor).st_size == 2 * BLOCK
+    with pytest.raises(ValueError, match="closed"):
+        committer.submit(descriptor, [b"z"], 0, "late")
+    for one in (descriptor, reader, writer):
+        os.close(one)
 
 
 async def test_the_place_in_the_log_rises_and_lies_behind_what_is_told(tmp_path: Path) -> None:
@@ -61,30 +114,24 @@ async def test_the_place_in_the_log_rises_and_lies_behind_what_is_told(tmp_path:
         assert running.position == before, "a streamed record has no place in the log"
 
 
-async def test_what_arrives_during_a_sync_is_the_next_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit, syncing, go_on = durable.write_and_sync, threading.Event(), threading.Event()
-
-    def slow(descriptor: int, buffers: Sequence[Buffer], offset: int, staging: memoryview) -> int:
-        syncing.set()
-        assert go_on.wait(10)
-        return commit(descriptor, buffers, offset, staging)
-
+async def test_what_arrives_during_a_sync_is_the_next_group(tmp_path: Path, faulty: type[Faulty]) -> None:
     async with Running(tmp_path / "s") as running:
         await running.put(entry_of(1))
         running.told.calls.clear()
-        monkeypatch.setattr(durable, "write_and_sync", slow)
-        later = [entry_of(n) for n in range(2, 40)]
+        faulty.go_on.clear()
+        faulty.syncing.clear()
+        later = [entry_of(n, 100) for n in range(2, 12)]  # they fit into one segment
         running.spool.submit(later[0])
-        await asyncio.to_thread(syncing.wait, 10)
+        await asyncio.to_thread(faulty.syncing.wait, 10)
         for entry in later[1:]:
             running.spool.submit(entry)
-        go_on.set()
+        faulty.go_on.set()
         for entry in later:
             await running.ended(entry)
-    assert running.told.calls == [
-        ("synced", [2]),
-        ("synced", list(range(3, 40))),
-    ]
+    assert faulty.syncs == 3
+    assert [number for what, numbers in running.told.calls for number in numbers if what == "synced"] == list(
+        range(2, 12)
+    )
 
 
 async def test_records_go_to_the_next_segment_when_one_is_full(tmp_path: Path) -> None:
@@ -112,22 +159,15 @@ async def test_an_object_without_any_data_is_a_record_too(tmp_path: Path) -> Non
         assert await running.read(entry) == b""
 
 
-async def test_the_first_failed_sync_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    syncs = 0
-
-    def failing(*_: object, **__: object) -> tuple[int, int]:
-        nonlocal syncs
-        syncs += 1
-        return 0, errno.EIO
-
+async def test_the_first_failed_sync_is_the_last(tmp_path: Path, faulty: type[Faulty]) -> None:
     async with Running(tmp_path / "s") as running:
         await running.put(entry_of(1))
-        monkeypatch.setattr(durable, "write_blocks", failing)
+        faulty.sync_problem = errno.EIO
         with pytest.raises(SpoolError, match="sync failed") as caught:
             await running.put(entry_of(2))
         assert not isinstance(caught.value, SpoolFull)
         assert running.spool.failed
-        monkeypatch.undo()
+        faulty.sync_problem = 0
         # The disk works again, as it does after the kernel has dropped the pages. It is not believed.
         with pytest.raises(SpoolError, match="sync failed"):
             await running.put(entry_of(3))
@@ -137,20 +177,34 @@ async def test_the_first_failed_sync_is_the_last(tmp_path: Path, monkeypatch: py
         stream.finish(last)
         with pytest.raises(SpoolError):
             await running.ended(last)
-    assert syncs == 1
+    assert faulty.syncs == 2
     assert len(running.broken) == 1
     assert [number for number, problem in running.told.settled.items() if problem is None] == [1]
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENXIO])
-async def test_a_write_error_ends_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+async def test_what_was_behind_a_failed_group_is_refused_with_its_problem(tmp_path: Path, faulty: type[Faulty]) -> None:
     async with Running(tmp_path / "s") as running:
         await running.put(entry_of(1))
+        faulty.go_on.clear()
+        faulty.syncing.clear()
+        entries = [entry_of(n, 9000) for n in range(2, 20)]  # over the end of the segment too
+        running.spool.submit(entries[0])
+        await asyncio.to_thread(faulty.syncing.wait, 10)
+        for entry in entries[1:]:
+            running.spool.submit(entry)
+        faulty.sync_problem = errno.EIO
+        faulty.go_on.set()
+        for entry in entries:
+            with pytest.raises(SpoolError, match="sync failed"):
+                await running.ended(entry)
+    assert faulty.syncs == 2
 
-        def failing(*_: object, **__: object) -> tuple[int, int]:
-            raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(durable, "write_blocks", failing)
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENXIO])
+async def test_a_write_error_ends_the_spool(tmp_path: Path, faulty: type[Faulty], number: int) -> None:
+    async with Running(tmp_path / "s") as running:
+        await running.put(entry_of(1))
+        faulty.write_problem = number
         with pytest.raises(SpoolError, match="write failed"):
             await running.put(entry_of(2))
         assert running.spool.failed
@@ -158,23 +212,17 @@ async def test_a_write_error_ends_the_spool(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_a_write_cut_short_by_a_full_disk_leaves_no_trace_and_the_spool_lives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, faulty: type[Faulty]
 ) -> None:
-    def full(
-        descriptor: int, buffers: Sequence[Buffer], offset: int, staging: memoryview, **_: object
-    ) -> tuple[int, int]:
-        write_blocks(descriptor, buffers, offset, staging)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     async with Running(tmp_path / "s") as running:
         kept = entry_of(1)
         await running.put(kept)
-        monkeypatch.setattr(durable, "write_blocks", full)
+        faulty.write_problem, faulty.after_writing = errno.ENOSPC, True
         refused = [entry_of(2), entry_of(3), entry_of(4)]
         for entry in refused:
             with pytest.raises(SpoolFull):
                 await running.put(entry)
-        monkeypatch.undo()
+        faulty.write_problem = 0
         assert not running.spool.failed
         later = entry_of(5)
         await running.put(later)
@@ -183,19 +231,13 @@ async def test_a_write_cut_short_by_a_full_disk_leaves_no_trace_and_the_spool_li
     assert {record.info.id for record in found(tmp_path / "s") if record.info} == {1, 5}
 
 
-async def test_sync_errors_for_want_of_room_are_final_like_any_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*_: object, **__: object) -> tuple[int, int]:
-        return 0, errno.ENOSPC
-
+async def test_sync_errors_for_want_of_room_are_final_like_any_other(tmp_path: Path, faulty: type[Faulty]) -> None:
     async with Running(tmp_path / "s") as running:
         await running.put(entry_of(1))
-        monkeypatch.setattr(durable, "write_blocks", failing)
+        faulty.sync_problem = errno.ENOSPC
         with pytest.raises(SpoolError) as caught:
             await running.put(entry_of(2))
         assert not isinstance(caught.value, SpoolFull)
-        monkeypatch.undo()
 
 
 @pytest.fixture
@@ -210,7 +252,7 @@ def tiny_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         finally:
             subprocess.run(["umount", str(folder)], check=True)
         return
-    fallocate, pwrite = os.posix_fallocate, os.pwrite
+    fallocate, write = os.posix_fallocate, Staging.write
 
     def room_for(descriptor: int, end: int) -> None:
         used = sum(path.stat().st_size for path in folder.rglob("*.seg"))
@@ -221,12 +263,12 @@ def tiny_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         room_for(descriptor, offset + length)
         fallocate(descriptor, offset, length)
 
-    def tight_pwrite(descriptor: int, data: memoryview, offset: int) -> int:
-        room_for(descriptor, offset + len(data))
-        return pwrite(descriptor, data, offset)
+    def tight_write(self: Staging, descriptor: int, buffers: Sequence[Buffer], offset: int) -> int:
+        room_for(descriptor, offset + sum(map(len, buffers)))
+        return write(self, descriptor, buffers, offset)
 
     monkeypatch.setattr(os, "posix_fallocate", tight_fallocate)
-    monkeypatch.setattr(os, "pwrite", tight_pwrite)
+    monkeypatch.setattr(Staging, "write", tight_write)
     yield folder
 
 
@@ -291,24 +333,6 @@ async def test_one_entry_that_is_wrong_does_not_harm_its_group(tmp_path: Path) -
         assert not running.spool.failed
 
 
-async def test_a_fault_of_ours_in_the_thread_is_not_taken_for_success(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def faulty(*_: object, **__: object) -> tuple[int, int]:
-        raise KeyError("a bug")
-
-    async with Running(tmp_path / "s") as running:
-        await running.put(entry_of(1))
-        monkeypatch.setattr(durable, "write_blocks", faulty)
-        with pytest.raises(SpoolError, match="fault"):
-            await running.put(entry_of(2))
-        monkeypatch.undo()
-        assert running.spool.failed
-        assert "the spool's thread met a fault" in running.log.errors()
-        with pytest.raises(SpoolError):
-            await running.put(entry_of(3))
-
-
 async def test_a_failed_disk_is_left_as_it_is_for_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +357,7 @@ async def test_a_failed_disk_is_left_as_it_is_for_the_next_start(
         monkeypatch.undo()
         await running.files_settled()
     # What the disk holds is for the next start to judge.
-    assert len(list((tmp_path / "s").glob("*.seg"))) == 3
+    assert len(list((tmp_path / "s").glob("*.seg"))) == 2
     assert path_of(tmp_path / "s", kept.place.segment).exists()
 
 
