@@ -24,6 +24,8 @@ def parse_id(text: str) -> int:
     number = 0
     for character in text.upper():
         number = number << 5 | _CROCKFORD.index(character)
+    if number >> 63:
+        raise ValueError("an instance id has 63 bits")
     return number
 
 

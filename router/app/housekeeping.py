@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from router.delivery.lane import Lane
-from router.errors import SpoolError
+from router.errors import SpoolError, fault_location
 from router.ledger import SqliteLedger
 from router.model import SpoolSettings
 from router.observe.metrics import RouterMetrics
@@ -50,15 +50,22 @@ class Housekeeping:
         loop = asyncio.get_running_loop()
         expire_at = compact_at = loop.time()
         while True:
-            await self.gauges()
+            await self._attempt(self.gauges)
             now = loop.time()
             if now >= expire_at:
-                await self.expire()
+                await self._attempt(self.expire)
                 expire_at = loop.time() + EXPIRE_EVERY
             if now >= compact_at:
-                await self.compact()
+                await self._attempt(self.compact)
                 compact_at = loop.time() + COMPACT_EVERY
             await asyncio.sleep(GAUGES_EVERY)
+
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:
+            # A full disk, most likely; who gives up now never frees it.
+            self.log.error("housekeeping will try again", reason=type(error).__name__, fault=fault_location(error))
 
     async def gauges(self) -> None:
         now = time.time()

@@ -27,7 +27,7 @@ from router.app.ids import IdSource
 from router.delivery.lane import Lane
 from router.dicom.attributes import Attributes
 from router.dicom.inspect import DatasetInspector
-from router.errors import DatasetError, LedgerError, SpoolError, SpoolFull
+from router.errors import DatasetError, LedgerError, SpoolError, SpoolFull, fault_location
 from router.ledger import Receipt, ReceiptResult, SqliteLedger
 from router.model import Decision, InstanceInfo, Limits, Location, LogPosition, Origin, Status, Verdict
 from router.ports import Log
@@ -215,7 +215,7 @@ class StoreIntake:
     def _stored(self, entries: list[Entry]) -> None:
         """The one place where 0x0000 is said of an object that is kept."""
         for entry in entries:
-            entry.done(Status.SUCCESS, "")
+            self._tell(entry, Status.SUCCESS, "")
         self.commit_observed(self.loop.time() - entries[0].ended_at, len(entries))
 
     def recorded(self, group: _Group) -> None:
@@ -235,7 +235,7 @@ class StoreIntake:
         if not group.answered:
             for entry, result in zip(entries, outcome, strict=True):
                 if result.kind == "rejected":
-                    entry.done(Status.DUPLICATE_SOP_INSTANCE, "another object has this SOP Instance UID")
+                    self._tell(entry, Status.DUPLICATE_SOP_INSTANCE, "another object has this SOP Instance UID")
             kept = [entry for entry, result in zip(entries, outcome, strict=True) if result.kind != "rejected"]
             if kept:
                 self._stored(kept)
@@ -271,7 +271,14 @@ class StoreIntake:
         self.log.error("store group refused", instances=len(entries), reason=str(problem))
         for entry in entries:
             self._let_go(entry)
-            entry.done(Status.OUT_OF_RESOURCES, comment)
+            self._tell(entry, Status.OUT_OF_RESOURCES, comment)
+
+    def _tell(self, entry: Entry, status: int, comment: str) -> None:
+        """A fault of ours with one association is no reason to leave the others of its group without an answer."""
+        try:
+            entry.done(status, comment)
+        except Exception as error:
+            self.log.error("fault while answering", fault=fault_location(error))
 
     def _let_go(self, entry: Entry) -> None:
         """No lane gets it in this run."""
@@ -343,8 +350,12 @@ class StoreReception:
         stream = self._stream
         if stream is not None and stream.pending > STREAM_HIGH:
             return True
-        if self._intake.over_memory:
-            self._intake.rest(self._resume)
+        intake = self._intake
+        if intake.over_memory and self._held:
+            # What rests holds nothing: else enough of those that rest would keep each other from going on.
+            self._start_stream()
+        if intake.over_memory:
+            intake.rest(self._resume)
             return True
         return False
 

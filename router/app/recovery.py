@@ -24,11 +24,17 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
     if lost:
         log.error("the ledger is missing: it is rebuilt from the spool, and what it had delivered is sent again")
     counts = {"whole": 0, "torn": 0, "damaged": 0}
+    if on_duplicate == "reject":
+        on_duplicate = "hold"  # it may have been answered: a person decides, nothing is dropped
 
     def whole() -> Iterator[Receipt]:
-        for found in spool.tail(ledger.position()):
+        for found in spool.tail(ledger.position(), ledger.knows):
             if found.info is not None and ledger.knows(found.info.id):
-                continue  # whatever became of it since
+                # Whatever became of it since; unless it was moved here, and an old ledger does not know.
+                place = ledger.place(found.info.id)
+                if found.ok and place is not None and not spool.holds(place):
+                    ledger.moved(found.info.id, place, found.location)
+                continue
             if found.ok and found.info is not None and found.decision is not None:
                 counts["whole"] += 1
                 yield Receipt(

@@ -28,6 +28,8 @@ class LaneAssociation:
         self._loop = lane.loop
         self._sender: Sender | None = None
         self._in_flight: dict[int, Delivery] = {}
+        self._head: int | None = None
+        """What the peer should have answered next when the association died."""
         self._delivered = 0
         self._opened_at = 0.0
         self._retiring = False
@@ -112,7 +114,9 @@ class LaneAssociation:
         self._release_if_idle()
 
     def _answered(self, delivery: Delivery, future: asyncio.Future[int]) -> None:
-        first = next(iter(self._in_flight), None) == delivery.id
+        if self._head is None:
+            self._head = next(iter(self._in_flight), None)
+        first = self._head == delivery.id
         self._in_flight.pop(delivery.id, None)
         lane = self._lane
         if future.cancelled():
@@ -122,8 +126,10 @@ class LaneAssociation:
             lane.answered(delivery, future.result())
         elif isinstance(error, AssociationAborted):
             lane.unanswered(delivery, error, first=first)
+            return  # nothing more goes this way, and the next in line is not to blame
         else:
             lane.failed(delivery, error)
+        self._head = None
         self.pump()
         if lane.waiting:
             lane.kick()

@@ -45,6 +45,10 @@ STRIKES = 3
 SUSPECT_WAIT = 30.0
 """Seconds after which an object that may have killed an association is tried although others wait."""
 MISCONFIGURED_FIRST = 60.0
+LOCAL_WAIT = 60.0
+"""Seconds after which an object is tried again that could not be read from the spool, for reasons of ours."""
+LEASE_AGAIN = 2.0
+"""Seconds after which the ledger is asked again that could not answer."""
 PAIRS_REMEMBERED = 64
 NO_CONTEXT_AGREE = 3
 NO_CONTEXT_MEMORY = 60.0
@@ -329,9 +333,9 @@ class Lane:
             elif not self._backlog:
                 await self._look_again()
         except LedgerError as error:
-            self._backlog = True
+            # What was leased before the error is sent all the same.
+            self._ask_again_in(LEASE_AGAIN)
             self.log.error("cannot lease deliveries", destination=self.name, reason=str(error))
-            return
         finally:
             self._leasing = False
         self.kick()
@@ -341,9 +345,12 @@ class Lane:
         seconds = await self._ledger.next_ready_in(self.name)
         if seconds is None or self._closing:
             return
+        self._ask_again_in(min(max(seconds, 0.5), 60.0))
+
+    def _ask_again_in(self, seconds: float) -> None:
         if self._lease_timer is not None:
             self._lease_timer.cancel()
-        self._lease_timer = self.loop.call_later(min(max(seconds, 0.5), 60.0), self.backlog)
+        self._lease_timer = self.loop.call_later(seconds, self.backlog)
 
     def _prefetch(self) -> None:
         """Read small objects ahead, in order, so that associations find them in memory."""
@@ -448,7 +455,9 @@ class Lane:
         elif meaning is Meaning.NO_CONTEXT:
             self._give_up(delivery, judgement, status)
         elif meaning is Meaning.LOCAL:
-            self._settle(delivery, OutcomeKind.RETRY, None, judgement.reason, not_before=time.time() + 60.0)
+            self._settle(delivery, OutcomeKind.RETRY, None, judgement.reason, not_before=time.time() + LOCAL_WAIT)
+            self._backlog = True  # so that a look at the ledger arms the timer for it
+            self.kick()
         else:
             self._charge(delivery, judgement, status)
 

@@ -143,6 +143,12 @@ class Store:
             )[0]
         )
 
+    def place(self, instance: int) -> Location | None:
+        row = self.connection.execute(
+            "select segment, epoch, at, length from instance where id=?", (instance,)
+        ).fetchone()
+        return Location(*row) if row is not None else None
+
     # Receiving ---------------------------------------------------------------------------------------------
 
     def record_all(self, receipts: Sequence[Receipt], now: float) -> list[ReceiptResult]:
@@ -304,6 +310,8 @@ class Store:
         if receipt.decision.verdict is not Verdict.ROUTE:
             return result
         if verdict == Verdict.HOLD:
+            if self._one("select supersedes from instance where id=?", (instance,))[0] is not None:
+                return result  # held for what it changes, not for want of a rule: a person decides
             execute("update instance set verdict=? where id=?", (Verdict.ROUTE, instance))
             self.delta.held -= 1
         for destination in receipt.decision.destinations:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import apsw
 
-from router.errors import LedgerError
+from router.errors import LedgerError, fault_location
 from router.ledger.queries import Queries
 from router.ledger.schema import migrate
 from router.ledger.store import Counters, Receipt, ReceiptResult, Store
@@ -132,6 +132,14 @@ class SqliteLedger:
         """Whether the instance was ever recorded, whatever became of it. Blocking; before ``start``, or among the records
         of ``follow``."""
         return self._store.knows(instance)
+
+    def place(self, instance: int) -> Location | None:
+        """Where its record lies, as far as is known. Blocking; as ``knows``."""
+        return self._store.place(instance)
+
+    def moved(self, instance: int, old: Location, new: Location) -> None:
+        """Blocking; among the records of ``follow``."""
+        self._store.relocate(instance, old, new)
 
     def follow(self, records: Iterable[Receipt], position: LogPosition) -> int:
         """Take in what the spool's log has up to ``position``; gives how many that were. Blocking; before ``start``."""
@@ -334,7 +342,7 @@ class SqliteLedger:
                     # It may look at what was said before it.
                     self._apply(records, outcomes, now)
                     records, outcomes = [], []
-                    job.result = job.work(store, now)
+                    self._run_call(job, now)
             self._apply(records, outcomes, now)
             execute("commit")
         except apsw.FullError:
@@ -362,6 +370,25 @@ class SqliteLedger:
         if calls and self._loop is not None:
             self._loop.call_soon_threadsafe(_answer, calls)
         self._checkpoint(force=False)
+
+    def _run_call(self, call: _Call, now: float) -> None:
+        """A fault in what somebody asked for is his alone: what else is in the transaction goes on."""
+        store, execute = self._store, self._connection.execute
+        delta, store.delta = store.delta, Counters()
+        execute("savepoint call")
+        try:
+            call.result = call.work(store, now)
+        except apsw.Error:
+            raise
+        except Exception as error:
+            execute("rollback to call")
+            self.log.error("fault in the ledger", fault=fault_location(error))
+            call.problem = LedgerError(f"not done: {type(error).__name__}")
+        else:
+            delta.apply(store.delta)
+        finally:
+            store.delta = delta
+        execute("release call")
 
     def _apply(self, records: list[_Record], outcomes: list[Outcome], now: float) -> None:
         if records:
@@ -405,6 +432,9 @@ class SqliteLedger:
                 self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.BusyError:
             return
+        except apsw.FullError:
+            # Nothing is lost: the WAL keeps it. Tried again after the next commits.
+            self.full = True
         except apsw.Error as error:
             self.failed = True
             self.log.error("ledger checkpoint failed", error=type(error).__name__)

@@ -38,6 +38,7 @@ from router.spool.health import Health
 from router.spool.record import ALIGNMENT, STREAMED
 from router.spool.scan import first_header
 from router.spool.segment import (
+    BLOCK,
     FIRST_RECORD,
     KIND_LOG,
     KIND_STREAM,
@@ -138,6 +139,8 @@ class SegmentPool:
         ``position``. Blocking."""
         with self._lock:
             self._uses = max(self._uses, position.epoch >> _EPOCH_RANDOM_BITS)
+            # The number of a missing file must not come to mean another one.
+            self._next_number = max(self._next_number, max(live, default=0) + 1)
             self._missing = set(live) - set(self.segments)
             for number, segment in self.segments.items():
                 segment.live, segment.live_bytes = live.get(number, (0, 0))
@@ -270,8 +273,11 @@ class SegmentPool:
             # A huge one is not worth its room: it would be cut down by the next object that is not as huge.
             fits = segment.size <= 4 * self._settings.segment_size
             if len(spares) < self._settings.spare_segments and fits and segment.size and not self._space.tight:
-                spares.append(segment)
-                self._space.reusable += segment.size
+                if segment.kind == KIND_STREAM and not self._closed:
+                    self._files.submit(self._blank, segment)
+                else:
+                    spares.append(segment)
+                    self._space.reusable += segment.size
                 return
             del self.segments[segment.number]
             closed = self._closed
@@ -279,6 +285,24 @@ class SegmentPool:
             self._delete(segment.path)
         else:
             self._files.submit(self._delete, segment.path)
+
+    def _blank(self, segment: Segment) -> None:
+        """In the files' thread: make a streamed record that nobody needs unreadable, then keep its segment.
+
+        It has no place in the log that would tell a start to leave it alone. One block, not synced: should it come
+        back, an object is delivered twice.
+        """
+        try:
+            descriptor = os.open(segment.path, os.O_WRONLY)
+            try:
+                os.pwrite(descriptor, bytes(BLOCK), FIRST_RECORD)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._log.warning("cannot blank a segment", reason=error.strerror)
+        with self._lock:
+            self._spare[KIND_STREAM].append(segment)
+            self._space.reusable += segment.size
 
     def _delete(self, path: Path) -> None:
         try:

@@ -23,12 +23,15 @@ PIECE = 1 << 20
 
 
 def read_head(descriptor: int, info: InstanceInfo, location: Location) -> Header:
-    """The header at ``location``; raises SpoolCorrupt unless it is that of the instance, and OSError."""
+    """The header at ``location``; raises SpoolCorrupt unless its data is that of the instance, and OSError.
+
+    Its id may be another: that of an identical duplicate which took the place of an older record.
+    """
     data_offset = location.length - info.size - FOOTER_SIZE
     if data_offset < HEADER_SIZE:
         raise SpoolCorrupt("record is not the one that the ledger knows")
     header = decode_header(os.pread(descriptor, min(data_offset, HEADER_SIZE + META_LIMIT), location.offset))
-    if header is None or header.epoch != location.epoch or header.id != info.id:
+    if header is None or header.epoch != location.epoch:
         raise SpoolCorrupt("record header damaged")
     if header.data_length != info.size or header.checksum != info.checksum or header.data_offset != data_offset:
         raise SpoolCorrupt("record is not the one that the ledger knows")

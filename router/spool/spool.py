@@ -68,7 +68,7 @@ from router.spool.health import Health
 from router.spool.pool import SegmentPool
 from router.spool.record import FoundRecord
 from router.spool.scan import scan
-from router.spool.segment import KIND_LOG
+from router.spool.segment import FIRST_RECORD, KIND_LOG, KIND_STREAM, read_header_at
 from router.spool.source import StoredData, read_whole
 from router.spool.space import Space
 from router.spool.staging import can_write_direct
@@ -184,23 +184,31 @@ class Spool:
         except OSError as error:
             raise SpoolError(f"cannot open a segment: {error.strerror}") from error
 
-    def tail(self, after: LogPosition) -> Iterator[FoundRecord]:
+    def holds(self, location: Location) -> bool:
+        """Whether the segment is still in the use in which the record was written."""
+        segment = self._pool.segments.get(location.segment)
+        return segment is not None and segment.epoch == location.epoch
+
+    def tail(self, after: LogPosition, known: Callable[[int], bool] = lambda number: False) -> Iterator[FoundRecord]:
         """Every record that may lie behind this place, in the order of the log, read and hashed; synced before.
 
         What was written last before a crash may be whole without having been synced: from here on it can be relied
-        upon. Streamed records have no place in the log; all of a later use than ``after`` are among them. Blocking.
+        upon. Streamed records have no place in the log: all are among them but those with a ``known`` id. Blocking.
 
         Raises SpoolError when a segment cannot be synced or read at all.
         """
         for segment in sorted(self._pool.segments.values(), key=lambda segment: segment.epoch):
-            in_log = segment.kind == KIND_LOG
-            if segment.epoch < after.epoch or (segment.epoch == after.epoch and not in_log):
-                continue
-            start = after.offset if segment.epoch == after.epoch else 0
-            if start >= segment.size:
-                continue
+            start = 0
+            if segment.kind == KIND_LOG:
+                start = after.offset if segment.epoch == after.epoch else 0
+                if segment.epoch < after.epoch or start >= segment.size:
+                    continue
             descriptor = self._open_segment(segment.path)
             try:
+                if segment.kind == KIND_STREAM:
+                    header = read_header_at(descriptor, FIRST_RECORD, segment.epoch)
+                    if header is not None and known(header.id):
+                        continue
                 durable.sync_data(descriptor)
                 yield from scan(descriptor, segment.number, segment.kind, segment.epoch, start=start)
             except OSError as error:

@@ -328,16 +328,48 @@ async def test_small_fragments_are_joined(tmp_path: Path) -> None:
     assert len(entry.chunks) < 6
 
 
-async def test_past_the_memory_for_all_sockets_rest_until_half_is_free(tmp_path: Path) -> None:
+async def test_past_the_memory_for_all_what_is_half_received_goes_to_the_disk(tmp_path: Path) -> None:
     house = House(tmp_path, ingest_memory=10_000, object_memory=1 << 20)
-    first, second = house.begin("2.25.1"), house.begin("2.25.2")
-    first.write(memoryview(bytes(8) + bytes(9_000)))
-    second.write(memoryview(instance("2.25.2", size=12_000)))
-    assert second.congested
-    second.discard()
-    first.discard()
+    receptions = [house.begin(f"2.25.{n}") for n in range(5)]
+    for n, reception in enumerate(receptions):
+        reception.write(memoryview(instance(f"2.25.{n}", size=9_000)[:8_000]))
+        assert not reception.congested, "its bytes are no longer in memory, so nobody waits for it"
+    assert house.intake.in_memory <= 10_000
+    assert len(house.spool.streams) >= 3
+    for reception in receptions:
+        reception.discard()
     assert house.intake.in_memory == 0
     assert house.intake.open_receptions == 0
+
+
+async def test_past_the_memory_sockets_rest_until_what_is_being_committed_is_recorded(tmp_path: Path) -> None:
+    house = House(tmp_path, ingest_memory=10_000, object_memory=1 << 20)
+    house.receive(instance(size=12_000))
+    later = house.begin("2.25.2")
+    assert later.congested
+    house.sync()
+    house.commit()
+    await turn()
+    assert house.resumed == 1
+    assert not later.congested
+    later.discard()
+
+
+async def test_a_fault_while_answering_one_leaves_no_other_without_its_answer(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    data = instance()
+    for fault in (True, False):
+        reception = house.begin()
+        reception.write(memoryview(data))
+
+        def done(status: int, comment: str, fault: bool = fault) -> None:
+            if fault:
+                raise KeyError("a bug")
+            house.answers.append(status)
+
+        reception.finish(done)
+    house.sync()
+    assert house.answers == [0x0000]
 
 
 async def test_a_discarded_reception_leaves_nothing(tmp_path: Path) -> None:

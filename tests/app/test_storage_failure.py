@@ -17,6 +17,7 @@ from router.net.dialer import associate
 from router.observe.logs import get_logger
 from router.services.storage_scu import StorageScu, propose
 from router.spool import durable
+from tests.spool.faulty import Faulty
 from tests.support.objects import encode, synthetic
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -51,6 +52,8 @@ async def store(scu: StorageScu, uid: str) -> int:
 async def test_after_a_failed_sync_no_success_is_answered_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Faulty.heal()
+    monkeypatch.setattr(durable, "Committer", Faulty)
     router = await Router.start(load_config(configuration(tmp_path), {}))
     control = RouterControl(router)
     try:
@@ -62,12 +65,9 @@ async def test_after_a_failed_sync_no_success_is_answered_any_more(
         scu = StorageScu(connection, log=get_logger())
         assert await store(scu, "2.25.1") == 0x0000
 
-        def broken(*_: object, **__: object) -> tuple[int, int]:
-            return 0, errno.EIO
-
-        monkeypatch.setattr(durable, "write_blocks", broken)
+        Faulty.sync_problem = errno.EIO
         assert await store(scu, "2.25.2") == 0xA700
-        monkeypatch.undo()
+        Faulty.heal()
         assert await store(scu, "2.25.3") == 0xA700, "a sync that works again proves nothing"
         await router.failed.wait()
         ready, reasons = control.ready()

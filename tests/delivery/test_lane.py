@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.errors import AssociationAborted, AssociationRejected, DeliveryError, SpoolCorrupt
+import pytest
+
+from router.delivery import lane as lane_module
+from router.errors import (
+    AssociationAborted,
+    AssociationRejected,
+    DeliveryError,
+    LedgerError,
+    SpoolCorrupt,
+    SpoolError,
+)
 from router.model import InstanceInfo, OutcomeKind
-from tests.delivery.support import Bench, delivery
+from tests.delivery.support import Bench, FakeSender, delivery
 
 
 async def test_what_waits_in_the_ledger_is_leased_and_delivered_in_order() -> None:
@@ -210,4 +220,80 @@ async def test_the_window_is_never_exceeded() -> None:
     await bench.until(lambda: bench.sent)
     assert bench.lane.window <= 50
     assert len(bench.ledger.ready) >= 450
+    await bench.close()
+
+
+async def test_a_ledger_that_cannot_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_module, "LEASE_AGAIN", 0.01)
+    bench = Bench()
+    real, asked = bench.ledger.lease, 0
+
+    async def lease(destination: str, limit: int) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise LedgerError("no space left for the ledger")
+        return await real(destination, limit)
+
+    bench.ledger.lease = lease  # type: ignore[method-assign]
+    bench.owe(delivery(), delivery())
+    await bench.until(lambda: len(bench.ledger.outcomes) == 2)
+    await bench.close()
+
+
+async def test_what_was_leased_is_sent_although_the_ledger_fails_right_after() -> None:
+    bench = Bench()
+
+    async def next_ready_in(destination: str) -> float | None:
+        raise LedgerError("no space left for the ledger")
+
+    bench.ledger.next_ready_in = next_ready_in  # type: ignore[method-assign]
+    bench.owe(delivery())
+    await bench.until(lambda: len(bench.ledger.outcomes) == 1)
+    await bench.close()
+
+
+async def test_what_we_cannot_read_now_is_looked_for_again() -> None:
+    bench = Bench()
+    await bench.lane._lease(1)
+    looks = 0
+
+    async def next_ready_in(destination: str) -> float | None:
+        nonlocal looks
+        looks += 1
+        return 60.0
+
+    bench.ledger.next_ready_in = next_ready_in  # type: ignore[method-assign]
+    unreadable = delivery()
+    bench.spool.damaged = {unreadable.id}
+    bench.spool.error = SpoolError("cannot open a segment: Too many open files")
+    assert bench.lane.reserve()
+    bench.lane.offer(unreadable)
+    await bench.until(lambda: looks == 1)
+    assert bench.ledger.kinds() == {"retry": 1}
+    assert bench.lane._lease_timer is not None
+    await bench.close()
+
+
+async def test_only_the_one_that_was_next_is_suspected_when_an_association_dies() -> None:
+    class Wide(FakeSender):
+        @property
+        def room(self) -> int:
+            return 16 - len(self.waiting) if self.alive else 0
+
+    bench = Bench(answer=lambda info: None)
+
+    async def open_sender(pairs: Any) -> Any:
+        sender = Wide(lambda info: None, frozenset(), pairs)
+        bench.senders.append(sender)
+        return sender
+
+    bench.lane.open_sender = open_sender
+    bench.owe(*[delivery() for _ in range(10)])
+    await bench.until(lambda: bool(bench.senders) and len(bench.senders[0].sent) == 10)
+    first = bench.senders[0].sent[0]
+    bench.senders[0].abort()
+    await bench.until(lambda: bool(bench.lane._strikes))
+    assert set(bench.lane._strikes) == {first}
+    assert len(bench.lane._suspects) == 1
     await bench.close()

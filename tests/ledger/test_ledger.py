@@ -398,3 +398,39 @@ async def test_counters_agree_with_the_tables_whatever_happens(tmp_path: Path, s
         await ledger.flush()
         assert counted(ledger) == recount(ledger)
     await ledger.close()
+
+
+async def test_a_fault_in_what_somebody_asks_is_his_alone(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    with pytest.raises(LedgerError, match="OverflowError"):
+        await ledger.find({"id": 1 << 70, "uid": "x"})
+    (result,) = await record(ledger, receipt(to="a"))
+    assert result.kind == "new"
+    assert not ledger.failed
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_a_changed_version_that_is_held_stays_held_when_it_is_merely_repeated(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt("2.25.5", to=("a",), content=b"1"))
+    for _ in range(2):
+        await record(ledger, receipt("2.25.5", to=("a", "b"), content=b"2", on_duplicate="hold"))
+    assert ledger.counts.held == 1
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_a_checkpoint_without_room_is_tried_again(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+
+    class Full:
+        def wal_checkpoint(self, **_: object) -> None:
+            raise apsw.FullError("database or disk is full")
+
+    real, ledger._connection = ledger._connection, Full()  # type: ignore[assignment]
+    ledger._checkpoint(force=True)
+    ledger._connection = real
+    assert ledger.full
+    assert not ledger.failed
+    await ledger.close()
