@@ -42,6 +42,7 @@ from router.spool.segment import (
     FIRST_RECORD,
     KIND_LOG,
     KIND_STREAM,
+    MARK_OFFSET,
     SUFFIX,
     SegmentFile,
     path_of,
@@ -94,6 +95,8 @@ class SegmentPool:
         self._log = log
         self._lock = Lock()
         self._spare: dict[int, list[Segment]] = {KIND_LOG: [], KIND_STREAM: []}
+        self._blanking = 0
+        """Segments of streams that will be spare."""
         self._next_number = 1
         self._uses = 0
         self._missing: set[int] = set()
@@ -272,8 +275,10 @@ class SegmentPool:
                 return
             # A huge one is not worth its room: it would be cut down by the next object that is not as huge.
             fits = segment.size <= 4 * self._settings.segment_size
-            if len(spares) < self._settings.spare_segments and fits and segment.size and not self._space.tight:
+            kept = len(spares) + (self._blanking if segment.kind == KIND_STREAM else 0)
+            if kept < self._settings.spare_segments and fits and segment.size and not self._space.tight:
                 if segment.kind == KIND_STREAM and not self._closed:
+                    self._blanking += 1
                     self._files.submit(self._blank, segment)
                 else:
                     spares.append(segment)
@@ -289,18 +294,24 @@ class SegmentPool:
     def _blank(self, segment: Segment) -> None:
         """In the files' thread: make a streamed record that nobody needs unreadable, then keep its segment.
 
-        It has no place in the log that would tell a start to leave it alone. One block, not synced: should it come
-        back, an object is delivered twice.
+        It has no place in the log that would tell a start to leave it alone. The sync mark goes first, or the record
+        that it vouches for would be missed; the header is not synced: should it come back, an object is sent twice.
         """
         try:
             descriptor = os.open(segment.path, os.O_WRONLY)
             try:
+                os.pwrite(descriptor, bytes(BLOCK), MARK_OFFSET)
+                durable.sync_data(descriptor)
                 os.pwrite(descriptor, bytes(BLOCK), FIRST_RECORD)
             finally:
                 os.close(descriptor)
         except OSError as error:
             self._log.warning("cannot blank a segment", reason=error.strerror)
+        except SpoolError as error:
+            self._health.fail(error)
+            return
         with self._lock:
+            self._blanking -= 1
             self._spare[KIND_STREAM].append(segment)
             self._space.reusable += segment.size
 

@@ -13,7 +13,7 @@ from router.app.recovery import reconcile
 from router.ledger import Receipt, SqliteLedger
 from router.spool import Spool
 from tests.ledger.support import SilentLog, record
-from tests.spool.support import SMALL, Entry, Running, bytes_of, entry_of, info_of, live_of
+from tests.spool.support import SMALL, Entry, Running, bytes_of, entry_of, found, info_of, live_of
 
 
 def opened(folder: Path) -> SqliteLedger:
@@ -130,6 +130,7 @@ async def test_a_streamed_record_that_nobody_needs_is_not_found_at_a_start(tmp_p
         gone = await running.put_stream(1, 100_000)
         running.spool.settled([gone.place])
         await running.files_settled()
+    assert found(tmp_path / "s") == [], "neither whole nor missed"
     ledger = start(tmp_path)
     assert not ledger.knows(1)
     ledger.close_files()

@@ -138,6 +138,7 @@ async def test_a_segment_used_again_gives_back_what_a_small_object_does_not_fill
         large = await running.put_stream(1, 150_000)
         await running.put(entry_of(3))  # the thread has let go of the segment by then
         running.spool.settled([large.place])
+        await running.files_settled()
         small = await running.put_stream(2, 5000)
         assert small.place.segment == large.place.segment
         assert running.segment(small).path.stat().st_size < 100_000
