@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard router/*.pyx)
 
-.PHONY: run venv test lint bench torture clean debian-packages
+.PHONY: run venv test lint bench bench-quick torture clean debian-packages
 
 run: venv
 	@echo "DICOM on 127.0.0.1:11112 as ROUTER, console on http://127.0.0.1:9180, files in var/archive. In another terminal:"
@@ -44,7 +44,15 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 
 bench: $(VENV)/.tests debian-packages
+	$(BIN)/python -m benchmarks.micro_fastpdu
+	$(BIN)/python -m benchmarks.micro_rules
+	$(BIN)/python -m benchmarks.micro_storage
 	$(BIN)/python -m benchmarks.flow --json results/flow.json
+	$(BIN)/python -m benchmarks.picture results/flow.json results/flow.svg
+
+# About two minutes: the two sizes that matter most, against the machine and DCMTK.
+bench-quick: $(VENV)/.tests debian-packages
+	$(BIN)/python -m benchmarks.flow --rounds 2 --scale 0.5 --sizes 16KiB,512KiB --systems limit,router,storescp
 
 torture: $(VENV)/.tests debian-packages
 	$(BIN)/python -m pytest -q tests/torture --torture

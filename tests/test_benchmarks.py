@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.picture import draw
 from tests.support.peers import require
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,3 +27,21 @@ def test_the_flow_benchmark_delivers_everything_byte_identical(tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
     for system in ("limit", "router", "storescp", "orthanc", "pynetdicom"):
         assert system in result.stdout
+
+
+def test_spool_and_ledger_are_measured_by_themselves(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.micro_storage", "--scale", "0.01", "--folder", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("/s") == 6
+
+
+def test_the_picture_shows_every_row() -> None:
+    row = {"size": "512KiB", "destinations": 1, "rate": 100.0, "mb_s": 52.0, "cpu_s_per_gb": 1.5}
+    rows = [{**row, "system": "router"}, {**row, "system": "limit", "rate": 200.0}]
+    picture = draw({"machine": {"cpus": 2, "date": "2026-01-31"}, "rows": rows})
+    assert picture.index("limit of the machine") < picture.index("dicom-router")
+    assert "100 objects/s" in picture
+    assert "delivered to 1 destination" in picture
