@@ -31,8 +31,9 @@ from router.ports import Log
 T = TypeVar("T")
 GROUP_JOBS = 2048
 RENEW_EVERY = 20.0
-COMMIT_EVERY = 0.005
-"""Seconds from one commit to the next at least: a larger transaction costs little more than a small one."""
+COMMIT_EVERY = 0.01
+"""Seconds from one commit to the next where nobody waits for it: a larger transaction costs little more than a small
+one, and each sync is taken from those of the spool."""
 FULL_WAIT = 0.2
 """Seconds between attempts while the disk is full."""
 CHECKPOINT_PAGES = 4000
@@ -305,17 +306,21 @@ class SqliteLedger:
             self._checkpoint(force=True)
 
     def _gather(self, until: float) -> list[Any]:
-        """Everything that waits, a while after the last commit."""
+        """Everything that waits: a while after the last commit, unless somebody waits for it."""
         jobs, self._postponed = self._postponed, []
         with suppress(queue.Empty):
             jobs.append(self._queue.get(timeout=0 if jobs else max(0.0, until - time.monotonic())))
+        self._drain(jobs)
         early = self._committed_at + COMMIT_EVERY - time.monotonic()
-        if early > 0 and jobs:
+        if early > 0 and jobs and all(type(job) is Outcome or (type(job) is _Record and job.owed) for job in jobs):
             time.sleep(early)
+            self._drain(jobs)
+        return jobs
+
+    def _drain(self, jobs: list[Any]) -> None:
         with suppress(queue.Empty):
             while len(jobs) < GROUP_JOBS:
                 jobs.append(self._queue.get_nowait())
-        return jobs
 
     def _nobody(self) -> asyncio.Future[Any]:
         if self._loop is None:
