@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from router.app.cli.console_log import QUIET, ConsoleLog
 from router.app.cli.root import cli
 from router.model import Decision, InstanceInfo, Location, Origin, SpoolSettings, Verdict, format_id
-from router.spool import Spool
+from router.spool import Spool, durable
 from router.spool.segment import BLOCK, FIRST_RECORD, MARK_OFFSET
 from tests.support.objects import encode, synthetic
 
@@ -163,6 +163,16 @@ def test_export_takes_what_is_named(
     assert json.loads(result.stdout)["written"] == len(expected)
     names = {path.stem for path in (tmp_path / "out").iterdir()}
     assert names == {format_id(1000 + number) for number in expected}
+
+
+def test_exported_files_are_synced_and_so_are_their_names(
+    tmp_path: Path, stored: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(durable, "sync_data", lambda descriptor: synced.append("file"))
+    monkeypatch.setattr(durable, "sync_directory", lambda path: synced.append(path.name))
+    assert run("spool", "export", tmp_path / "out", "--data-dir", tmp_path).exit_code == 0
+    assert synced == ["file"] * len(stored) + ["out"]
 
 
 def test_naming_what_is_not_there_is_a_failure(tmp_path: Path, stored: list[Entry]) -> None:

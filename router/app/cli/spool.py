@@ -106,7 +106,7 @@ def verify(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
 @json_option
 def export(folder: Path, selectors: tuple[str, ...], config: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """Write what the spool holds, or the instances, series and studies named, to FOLDER as DICOM Part 10 files, data
-    sets byte for byte. Files are named by instance id. Works without ledger, configuration and running router.
+    sets byte for byte, synced. Files are named by instance id. Works without ledger, configuration and running router.
 
     \b
     Examples:
@@ -135,6 +135,7 @@ def _export(source: Path, target: Path, selectors: frozenset[str]) -> tuple[int,
     """(files, bytes of data sets, records that are not whole). A record that was moved is there twice, by one id."""
     from router.app.cli import stored
     from router.dicom.part10 import file_meta
+    from router.spool import durable
 
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     written: set[int] = set()
@@ -160,9 +161,12 @@ def _export(source: Path, target: Path, selectors: frozenset[str]) -> tuple[int,
                     file.write(file_meta(info))
                     for piece in segment.data_set(record):
                         file.write(piece)
+                    file.flush()
+                    durable.sync_data(file.fileno())
                 part.replace(name)
                 written.add(info.id)
                 octets += info.size
+    durable.sync_directory(target)
     return len(written), octets, len(broken - written) + (0 if selectors else unknown)
 
 
