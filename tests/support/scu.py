@@ -52,9 +52,7 @@ class RawSender:
         # pynetdicom's reactor would take the answer for a request of the peer; its own send_c_store pauses it the
         # same way.
         association._reactor_checkpoint.clear()
-        deadline = time.monotonic() + 5
-        while not association._is_paused and time.monotonic() < deadline:
-            time.sleep(0.001)
+        self._wait_until_paused()
         try:
             association.dimse.send_msg(request, context_id)
             _, response = association.dimse.get_msg(block=True)
@@ -65,6 +63,14 @@ class RawSender:
             return None
         status: int = response.Status
         return status
+
+    def _wait_until_paused(self) -> None:
+        """The reactor says that it is paused on its way through each of its rounds: only twice in a row is it true."""
+        deadline = time.monotonic() + 5
+        seen = 0
+        while seen < 2 and time.monotonic() < deadline and self.association.is_alive():
+            seen = seen + 1 if self.association._is_paused else 0
+            time.sleep(0.001)
 
     def release(self) -> None:
         if self.association.is_established:
