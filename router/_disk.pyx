@@ -84,6 +84,17 @@ cdef int _flush(int descriptor, const uint8_t* data, size_t size, off_t offset, 
     return 0
 
 
+cdef int _write_out(int descriptor, Area* area, off_t* end, size_t most) noexcept nogil:
+    cdef int problem
+    if area.filled:
+        problem = _flush(descriptor, area.memory, area.filled, end[0], most)
+        if problem:
+            return problem
+        end[0] += <off_t>area.filled
+        area.filled = 0
+    return 0
+
+
 cdef int _gather(
     int descriptor, Py_buffer* views, Py_ssize_t count, Area* area, off_t* end, size_t most
 ) noexcept nogil:
@@ -104,11 +115,9 @@ cdef int _gather(
             left -= take
             area.filled += take
             if area.filled == area.capacity:
-                problem = _flush(descriptor, area.memory, area.filled, end[0], most)
+                problem = _write_out(descriptor, area, end, most)
                 if problem:
                     return problem
-                end[0] += <off_t>area.filled
-                area.filled = 0
     return 0
 
 
@@ -116,17 +125,6 @@ cdef void _pad(Area* area) noexcept nogil:
     cdef size_t padding = (BLOCK - area.filled % BLOCK) % BLOCK
     memset(area.memory + area.filled, 0, padding)
     area.filled += padding
-
-
-cdef int _write_out(int descriptor, Area* area, off_t* end, size_t most) noexcept nogil:
-    cdef int problem
-    if area.filled:
-        problem = _flush(descriptor, area.memory, area.filled, end[0], most)
-        if problem:
-            return problem
-        end[0] += <off_t>area.filled
-        area.filled = 0
-    return 0
 
 
 cdef int _sync(int descriptor) noexcept nogil:

@@ -161,7 +161,7 @@ async def _show(folder: Path) -> int:
         await asyncio.gather(*(server.close() for server in servers.values()))
     say(
         "\n0xA900: that file's own header names another instance than its data set does; refused, never guessed.\n"
-        "0x0000 was said after the object was on the disk and its deliveries were in the ledger;\n"
+        "0x0000 was said after the object, and with it where it goes, was on the disk;\n"
         f"{same} of {copies} copies arrived byte-identical. Next: make run, then\n"
         "    storescu -aec ROUTER 127.0.0.1 11112 FILE.dcm      and      dicom-router trace UID\n"
     )

@@ -49,9 +49,9 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
                     "damaged record set aside", problem=found.problem, file=aside.name if aside is not None else ""
                 )
 
-    taken = ledger.follow(whole(), spool.end())
+    ledger.follow(whole(), spool.end())
     if lost:
         log.warning("ledger rebuilt", **counts)
-    elif taken or counts["torn"] or counts["damaged"]:
-        log.info("the end of the spool's log was read", taken_in=taken, torn=counts["torn"], damaged=counts["damaged"])
+    elif any(counts.values()):
+        log.info("the end of the spool's log was read", **counts)
     spool.adopt(ledger.live(), ledger.position())

@@ -151,7 +151,7 @@ class Store:
 
     # Receiving ---------------------------------------------------------------------------------------------
 
-    def record_all(self, receipts: Sequence[Receipt], now: float) -> list[ReceiptResult]:
+    def record(self, receipts: Sequence[Receipt], now: float) -> list[ReceiptResult]:
         """Instances and what they owe; one result each.
 
         New ones, nearly all there are, take three statements together. A statement costs the thread the interpreter
@@ -172,31 +172,58 @@ class Store:
                 results.append(None)
                 continue
             known.add(receipt.info.sop_instance)
-            results.append(self._new(receipt, now, instances, deliveries))
+            results.append(self._owe(receipt, now, None, instances, deliveries))
         self._insert_rows(INSERT_INSTANCE, instances)
         self._insert_rows(INSERT_DELIVERY, deliveries)
         return [
-            self.record(receipt, now) if result is None else result
+            self._again(receipt, now) if result is None else result
             for receipt, result in zip(receipts, results, strict=True)
         ]
 
-    def _new(
-        self, receipt: Receipt, now: float, instances: list[tuple[Any, ...]], deliveries: list[tuple[Any, ...]]
+    def _again(self, receipt: Receipt, now: float) -> ReceiptResult:
+        """An instance under a UID that is known."""
+        info = receipt.info
+        number, checksum, size, syntax, verdict = self._one(
+            "select id, checksum, size, ts, verdict from instance where sop=? order by id desc limit 1",
+            (info.sop_instance,),
+        )
+        if (checksum, size, syntax) == (info.checksum, info.size, info.transfer_syntax):
+            return self._identical(number, verdict, receipt, now)
+        if receipt.on_duplicate == "reject":
+            self.event(now, number, None, "duplicate refused", "other bytes under this SOP Instance UID")
+            return ReceiptResult(kind="rejected", unneeded=receipt.location)
+        instances: list[tuple[Any, ...]] = []
+        deliveries: list[tuple[Any, ...]] = []
+        result = self._owe(receipt, now, number, instances, deliveries)
+        self._insert_rows(INSERT_INSTANCE, instances)
+        self._insert_rows(INSERT_DELIVERY, deliveries)
+        self.event(now, info.id, None, "new version", "other bytes came under this SOP Instance UID")
+        return result
+
+    def _owe(
+        self,
+        receipt: Receipt,
+        now: float,
+        supersedes: int | None,
+        instances: list[tuple[Any, ...]],
+        deliveries: list[tuple[Any, ...]],
     ) -> ReceiptResult:
-        """Rows of an instance whose UID was never seen."""
+        """Make the rows of an instance whose bytes are new."""
         info, decision = receipt.info, receipt.decision
-        hold = decision.verdict is Verdict.HOLD
-        instances.append(instance_row(info, decision, receipt.location, decision.verdict, None))
-        result = ReceiptResult(kind="held" if hold else "new")
+        hold = decision.verdict is Verdict.HOLD or (supersedes is not None and receipt.on_duplicate == "hold")
+        verdict = Verdict.HOLD if hold else decision.verdict
+        instances.append(instance_row(info, decision, receipt.location, verdict, supersedes))
+        result = ReceiptResult(kind="held" if hold else "new" if supersedes is None else "version")
         if hold:
             self.delta.held += 1
             return result
         for destination in decision.destinations:
             number = self._next_delivery
             self._next_delivery = number + 1
-            leased = destination in receipt.direct
+            after = None if supersedes is None else self._older_open(info.sop_instance, destination)
+            leased = destination in receipt.direct and after is None
             deliveries.append(
-                self._delivery_row(number, info.id, destination, leased, int(decision.priority), None, now)
+                self._delivery_row(number, info.id, destination, leased, int(decision.priority), after, now)
             )
             if leased:
                 result.deliveries.append(
@@ -222,55 +249,11 @@ class Store:
             )
             at += count
 
-    def record(self, receipt: Receipt, now: float) -> ReceiptResult:
-        """An instance and what it owes."""
-        info = receipt.info
-        execute = self.connection.execute
-        known = execute(
-            "select id, checksum, size, ts, verdict from instance where sop=? order by id desc limit 1",
-            (info.sop_instance,),
-        ).fetchone()
-        if known is not None:
-            if known[1] == info.checksum and known[2] == info.size and known[3] == info.transfer_syntax:
-                return self._identical(known[0], known[4], receipt, now)
-            if receipt.on_duplicate == "reject":
-                self.event(now, known[0], None, "duplicate refused", "other bytes under this SOP Instance UID")
-                return ReceiptResult(kind="rejected", unneeded=receipt.location)
-        decision = receipt.decision
-        hold = decision.verdict is Verdict.HOLD or (known is not None and receipt.on_duplicate == "hold")
-        verdict = Verdict.HOLD if hold else decision.verdict
-        supersedes = known[0] if known is not None else None
-        self._insert_rows(INSERT_INSTANCE, [instance_row(info, decision, receipt.location, verdict, supersedes)])
-        result = ReceiptResult(kind="held" if hold else "new" if known is None else "version")
-        if known is not None:
-            self.event(now, info.id, None, "new version", "other bytes came under this SOP Instance UID")
-        if hold:
-            self.delta.held += 1
-            return result
-        for destination in decision.destinations:
-            after = self._older_open(info.sop_instance, destination, info.id) if known is not None else None
-            if destination in receipt.direct and after is None:
-                delivery = Delivery(
-                    id=self._insert(info.id, destination, "leased", int(decision.priority), None, now),
-                    destination=destination,
-                    instance=info,
-                    location=receipt.location,
-                    priority=decision.priority,
-                    fence=1,
-                )
-                result.deliveries.append(delivery)
-            else:
-                self._insert(info.id, destination, "ready", int(decision.priority), after, now)
-                result.backlog.add(destination)
-            self.delta.add_open(destination, 1, info.size)
-        return result
-
-    def _insert(self, instance: int, destination: str, state: str, priority: int, after: int | None, now: float) -> int:
-        number = self._next_delivery
-        self._next_delivery = number + 1
-        row = self._delivery_row(number, instance, destination, state == "leased", priority, after, now)
+    def _insert(self, instance: int, destination: str, priority: int, now: float) -> None:
+        """A delivery that is ready."""
+        row = self._delivery_row(self._next_delivery, instance, destination, False, priority, None, now)
+        self._next_delivery += 1
         self._insert_rows(INSERT_DELIVERY, [row])
-        return number
 
     def _delivery_row(
         self, number: int, instance: int, destination: str, leased: bool, priority: int, after: int | None, now: float
@@ -280,11 +263,11 @@ class Store:
             1 if leased else 0, now + LEASE_SECONDS if leased else None, after, now,
         )  # fmt: skip
 
-    def _older_open(self, sop: str, destination: str, instance: int) -> int | None:
+    def _older_open(self, sop: str, destination: str) -> int | None:
         row = self._one(
             "select max(d.id) from delivery d join instance i on i.id = d.instance_id "
-            "where i.sop=? and d.dest=? and i.id<>? and d.state in ('ready','leased')",
-            (sop, destination, instance),
+            "where i.sop=? and d.dest=? and d.state in ('ready','leased')",
+            (sop, destination),
         )
         number: int | None = row[0]
         return number
@@ -317,7 +300,7 @@ class Store:
         for destination in receipt.decision.destinations:
             found = existing.get(destination)
             if found is None:
-                self._insert(instance, destination, "ready", int(receipt.decision.priority), None, now)
+                self._insert(instance, destination, int(receipt.decision.priority), now)
             elif found[1] == "dead":
                 self._requeue(found[0], now)
                 self.delta.dead -= 1
@@ -593,7 +576,7 @@ class Store:
             for name in wanted:
                 found = rows.get(name)
                 if found is None:
-                    self._insert(instance, name, "ready", 1, None, now)
+                    self._insert(instance, name, 1, now)
                 elif found[1] in ("done", "dead"):
                     self._requeue(found[0], now)
                     self.delta.dead -= found[1] == "dead"
@@ -679,7 +662,7 @@ class Store:
             self.delta.held -= 1
             self.event(now, number, None, "released", why)
             for destination in decision.destinations:
-                self._insert(number, destination, "ready", int(decision.priority), None, now)
+                self._insert(number, destination, int(decision.priority), now)
                 self.delta.add_open(destination, 1, row[0])
                 woken.add(destination)
             if not decision.destinations:

@@ -142,15 +142,13 @@ class SqliteLedger:
         """Blocking; among the records of ``follow``."""
         self._store.relocate(instance, old, new)
 
-    def follow(self, records: Iterable[Receipt], position: LogPosition) -> int:
-        """Take in what the spool's log has up to ``position``; gives how many that were. Blocking; before ``start``."""
-        count = 0
+    def follow(self, records: Iterable[Receipt], position: LogPosition) -> None:
+        """Take in what the spool's log has up to ``position``. Blocking; before ``start``."""
         with self._connection:
-            for count, receipt in enumerate(records, 1):  # noqa: B007
-                self._store.record(receipt, receipt.info.received)
+            for receipt in records:
+                self._store.record([receipt], receipt.info.received)
             self._store.reach(position)
         self.counts = self._store.counters()
-        return count
 
     def last_id(self) -> int:
         row = self._connection.execute(
@@ -397,7 +395,7 @@ class SqliteLedger:
 
     def _apply(self, records: list[_Record], outcomes: list[Outcome], now: float) -> None:
         if records:
-            results = iter(self._store.record_all([receipt for job in records for receipt in job.receipts], now))
+            results = iter(self._store.record([receipt for job in records for receipt in job.receipts], now))
             for job in records:
                 job.results = [next(results) for _ in job.receipts]
             position = next((job.position for job in reversed(records) if job.position is not None), None)

@@ -290,7 +290,9 @@ class RouterMetrics:
         yield GaugeMetricFamily("dicom_router_dead_letters", "Deliveries given up, kept and replayable", self._dead)
         yield GaugeMetricFamily("dicom_router_spool_bytes", "Bytes used by the spool", self._spool_bytes)
         yield GaugeMetricFamily("dicom_router_spool_free_bytes", "Bytes free on the spool's disk", self._spool_free)
-        yield _histogram("dicom_router_commit_seconds", "One group made durable", self.commit_seconds)
+        yield _histogram(
+            "dicom_router_commit_seconds", "From the last fragment to the answers of a group", self.commit_seconds
+        )
         yield _histogram("dicom_router_commit_instances", "Instances that share a sync", self.commit_instances)
         matches = CounterMetricFamily("dicom_router_rule_matches", "Instances that a rule matched", labels=["rule"])
         for rule, count in list(self._rules.items()):

@@ -1,7 +1,6 @@
 """How much room there is, and when it is too little: two floors, asked about at every association and every object.
 
-Asking costs no system call: the figures are refreshed by the spool's thread, after each group and once a second
-without one.
+Asking costs no system call: the figures are refreshed beside the loop, several times a second.
 """
 
 from __future__ import annotations

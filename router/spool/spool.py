@@ -383,11 +383,11 @@ class Spool:
     # Space -------------------------------------------------------------------------------------------------
 
     def below_associations_floor(self) -> bool:
-        """Too little space for new associations. Costs nothing; the figure is at most a second old."""
+        """Too little space for new associations. Costs nothing; the figure is a fraction of a second old."""
         return self._space.below_associations_floor()
 
     def below_objects_floor(self) -> bool:
-        """Too little space for another object. Costs nothing; the figure is at most a second old."""
+        """Too little space for another object. Costs nothing; the figure is a fraction of a second old."""
         return self._space.below_objects_floor()
 
     def refresh_free(self) -> None:

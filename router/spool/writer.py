@@ -224,7 +224,7 @@ class LogWriter:
             gone, self._waiting = list(self._waiting), deque()
             self._refuse(gone, taken)
         self._place()
-        self._closed()
+        self._end_if_idle()
 
     def _leave(self, log: _OpenLog) -> None:
         log.left = True
@@ -281,7 +281,7 @@ class LogWriter:
                 self._committer.reset()
             self._refuse(refused, problem)
         self._place()
-        self._closed()
+        self._end_if_idle()
 
     def _met(self, log: _OpenLog, location: Location, write_problem: int, sync_problem: int) -> None:
         """A record did not reach the disk. The segment is left, and what there is of the record dropped, so that
@@ -316,9 +316,9 @@ class LogWriter:
                 entries.append(item)
         if entries:
             self._failed(entries, problem)
-        self._closed()
+        self._end_if_idle()
 
-    def _closed(self) -> None:
+    def _end_if_idle(self) -> None:
         if self._closing is not None and not self._closing.done() and not self._waiting and not self._in_flight:
             self._closing.set_result(None)
 

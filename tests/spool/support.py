@@ -111,7 +111,7 @@ def entry_of(number: int, size: int = 1000, *, chunk: int = 400, **values: Any) 
 
 @dataclass
 class Told:
-    """What the spool's thread said, in order: ("synced" | "failed", ids)."""
+    """What the spool said, in order: ("synced" | "failed", ids)."""
 
     calls: list[tuple[str, list[int]]] = field(default_factory=list)
     problems: list[SpoolError] = field(default_factory=list)
