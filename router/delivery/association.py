@@ -13,6 +13,7 @@ from router.delivery.classify import judge_error
 from router.delivery.sender import Sender
 from router.errors import AssociationAborted
 from router.model import Delivery
+from router.services.storage_scu import StoreResponse
 
 if TYPE_CHECKING:
     from router.delivery.lane import Lane
@@ -113,7 +114,7 @@ class LaneAssociation:
             self._pumping = False
         self._release_if_idle()
 
-    def _answered(self, delivery: Delivery, future: asyncio.Future[int]) -> None:
+    def _answered(self, delivery: Delivery, future: asyncio.Future[StoreResponse]) -> None:
         if self._head is None:
             self._head = next(iter(self._in_flight), None)
         first = self._head == delivery.id
@@ -123,7 +124,7 @@ class LaneAssociation:
             lane.put_back(delivery)
         elif (error := future.exception()) is None:
             self._delivered += 1
-            lane.answered(delivery, future.result())
+            lane.answered(delivery, future.result().status)
         elif isinstance(error, AssociationAborted):
             lane.unanswered(delivery, error, first=first)
             return  # nothing more goes this way, and the next in line is not to blame

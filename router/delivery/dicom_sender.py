@@ -64,22 +64,8 @@ class DicomSender:
     def accepts_pair(self, pair: Pair) -> bool:
         return pair in self._scu.accepted
 
-    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[int]:
-        response = self._scu.store(info, source)
-        status: asyncio.Future[int] = response.get_loop().create_future()
-
-        def done(answer: asyncio.Future[StoreResponse]) -> None:
-            if status.done():
-                return
-            if answer.cancelled():
-                status.cancel()
-            elif (error := answer.exception()) is not None:
-                status.set_exception(error)
-            else:
-                status.set_result(answer.result().status)
-
-        response.add_done_callback(done)
-        return status
+    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
+        return self._scu.store(info, source)
 
     async def release(self) -> None:
         await self._scu.release()

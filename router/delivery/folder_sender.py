@@ -18,8 +18,9 @@ from pathlib import Path
 from router.delivery.sender import Pair
 from router.dicom.part10 import file_meta
 from router.errors import DeliveryError, SpoolError
-from router.model import Destination, InstanceInfo, format_id
+from router.model import Destination, InstanceInfo, Status, format_id
 from router.ports import Buffer, DataSource
+from router.services.storage_scu import StoreResponse
 
 PARALLEL = 4
 SHARD = 4
@@ -75,15 +76,15 @@ class FolderSender:
     def accepts_pair(self, pair: Pair) -> bool:
         return True
 
-    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[int]:
-        future: asyncio.Future[int] = self._loop.create_future()
+    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
+        future: asyncio.Future[StoreResponse] = self._loop.create_future()
         self._busy += 1
         task = self._loop.create_task(self._store(info, source, future))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return future
 
-    async def _store(self, info: InstanceInfo, source: DataSource, future: asyncio.Future[int]) -> None:
+    async def _store(self, info: InstanceInfo, source: DataSource, future: asyncio.Future[StoreResponse]) -> None:
         name = format_id(info.id)
         shard = self._folder / name[:SHARD]
         temporary = shard / f".{name}.part"
@@ -106,7 +107,7 @@ class FolderSender:
                 future.set_exception(problem)
         else:
             if not future.done():
-                future.set_result(0x0000)
+                future.set_result(StoreResponse(Status.SUCCESS))
         finally:
             self._busy -= 1
             if descriptor >= 0:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from router.model import InstanceInfo
 from router.ports import DataSource
+from router.services.storage_scu import StoreResponse
 
 Pair = tuple[str, str]
 """(SOP class UID, transfer syntax UID)"""
@@ -33,8 +34,8 @@ class Sender(Protocol):
 
     def accepts_pair(self, pair: Pair) -> bool: ...
 
-    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[int]:
-        """Send it; the future gives a C-STORE status, or raises what ``classify.judge_error`` knows."""
+    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
+        """Send it; the future gives the answer, or raises what ``classify.judge_error`` knows."""
 
     async def release(self) -> None:
         """End politely, in bounded time."""

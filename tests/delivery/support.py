@@ -13,6 +13,7 @@ from router.delivery.memory import Budget
 from router.delivery.sender import Pair
 from router.errors import AssociationAborted
 from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Origin, Outcome
+from router.services.storage_scu import StoreResponse
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -83,7 +84,7 @@ class FakeSender:
         self.closed: asyncio.Future[Exception | None] = loop.create_future()
         self.pairs = frozenset(pairs)
         self.sent: list[int] = []
-        self.waiting: dict[int, asyncio.Future[int]] = {}
+        self.waiting: dict[int, asyncio.Future[StoreResponse]] = {}
         self._answer = answer
         self._refused = refused
         self._loop = loop
@@ -105,8 +106,8 @@ class FakeSender:
     def accepts_pair(self, pair: Pair) -> bool:
         return pair in self.pairs and pair[0] not in self._refused
 
-    def store(self, info: InstanceInfo, source: Any) -> asyncio.Future[int]:
-        future: asyncio.Future[int] = self._loop.create_future()
+    def store(self, info: InstanceInfo, source: Any) -> asyncio.Future[StoreResponse]:
+        future: asyncio.Future[StoreResponse] = self._loop.create_future()
         self.sent.append(info.id)
         self.waiting[info.id] = future
         answer = self._answer(info)
@@ -121,7 +122,7 @@ class FakeSender:
             if isinstance(answer, AssociationAborted):
                 self.closed.set_result(answer)
         else:
-            future.set_result(answer)
+            future.set_result(StoreResponse(answer))
 
     async def release(self) -> None:
         if not self.closed.done():

@@ -22,7 +22,7 @@ async def opened(folder: Path) -> FolderSender:
 async def test_the_data_set_stands_unchanged_behind_a_part_10_head(tmp_path: Path) -> None:
     sender = await opened(tmp_path / "archive")
     item = delivery()
-    assert await sender.store(item.instance, Source()) == 0x0000
+    assert (await sender.store(item.instance, Source())).status == 0x0000
     (path,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert path.name == f"{format_id(item.instance.id)}.dcm"
     assert path.read_bytes()[128:132] == b"DICM"
@@ -34,7 +34,7 @@ async def test_the_same_object_again_is_the_same_file(tmp_path: Path) -> None:
     sender = await opened(tmp_path)
     item = delivery()
     for _ in range(2):
-        assert await sender.store(item.instance, Source()) == 0x0000
+        assert (await sender.store(item.instance, Source())).status == 0x0000
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
     await sender.release()
 

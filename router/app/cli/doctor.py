@@ -106,10 +106,12 @@ def _python() -> Finding:
 
 def _extension() -> Finding:
     try:
+        import router._disk
         import router._fastpdu
     except ImportError as error:
         return Finding("extension", BAD, f"not built ({error.name or 'import failed'}): run `make venv`")
-    return Finding("extension", FINE, Path(router._fastpdu.__file__).name)
+    names = ", ".join(Path(module.__file__ or "").name for module in (router._fastpdu, router._disk))
+    return Finding("extension", FINE, names)
 
 
 def _loop() -> Finding:
