@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard router/*.pyx)
+SOURCES := pyproject.toml setup.py $(wildcard router/*.pyx router/*.pxd)
 
 .PHONY: run venv test lint bench bench-quick torture clean debian-packages
 
@@ -58,4 +58,4 @@ torture: $(VENV)/.tests debian-packages
 	$(BIN)/python -m pytest -q tests/torture --torture
 
 clean:
-	rm -rf build *.egg-info router/*.so router/_fastpdu.c router/_disk.c $(VENV)
+	rm -rf build *.egg-info router/*.so router/_fastpdu.c router/_fastdimse.c router/_disk.c $(VENV)

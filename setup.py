@@ -12,6 +12,9 @@ setup(
                 depends=["router/_sequence_tags.pxi"],
                 extra_compile_args=["-O3", "-fno-strict-aliasing"],
             ),
+            Extension(
+                "router._fastdimse", ["router/_fastdimse.pyx"], extra_compile_args=["-O3", "-fno-strict-aliasing"]
+            ),
             Extension("router._disk", ["router/_disk.pyx"], extra_compile_args=["-O3", "-fno-strict-aliasing"]),
         ],
         compiler_directives={"language_level": 3},

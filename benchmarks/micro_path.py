@@ -155,7 +155,11 @@ class Ledger:
                     kind="new",
                     deliveries=[
                         Delivery(
-                            id=self._number, destination="pacs", instance=receipt.info, location=receipt.location, fence=1
+                            id=self._number,
+                            destination="pacs",
+                            instance=receipt.info,
+                            location=receipt.location,
+                            fence=1,
                         )
                     ],
                 )
@@ -214,9 +218,13 @@ class Way:
         rules = load(folder, ["pacs"], on_no_match="hold")
         limits, log = Limits(), Silent()
         listener = Listener(host="127.0.0.1", port=0, accept="any")
-        self.metrics = RouterMetrics(destinations=["pacs"], listeners=[listener.name], peers=[], rules=["ct to the archive"])
+        self.metrics = RouterMetrics(
+            destinations=["pacs"], listeners=[listener.name], peers=[], rules=["ct to the archive"]
+        )
         self.spool, self.ledger, self.out = Spool(), Ledger(), Transport()
-        destination = Destination(name="pacs", kind="dicom", ae_title="PACS", host="127.0.0.1", port=1, max_associations=1)
+        destination = Destination(
+            name="pacs", kind="dicom", ae_title="PACS", host="127.0.0.1", port=1, max_associations=1
+        )
         self.lane = Lane(
             destination, ledger=self.ledger, spool=self.spool, open_sender=self._open, metrics=self.metrics.lane("pacs"),
             log=log, limits=limits, budget=Budget(limits.window_memory), random=lambda: 0.5,
@@ -242,7 +250,9 @@ class Way:
 
     async def _open(self, pairs: Sequence[Pair]) -> DicomSender:
         request = propose(pairs, called_ae="PACS", calling_ae="ROUTER", async_operations=64)
-        self.dialed = DialedConnection(request, AssociationSettings(idle_timeout=None), self._log, asyncio.get_running_loop())
+        self.dialed = DialedConnection(
+            request, AssociationSettings(idle_timeout=None), self._log, asyncio.get_running_loop()
+        )
         self.dialed.connection_made(self.out)
         self.out.taken()
         give(self.dialed, encode_accept(negotiate(request, 131072)))
@@ -254,7 +264,9 @@ class Way:
         for item in PduReader(131072).feed(sent):
             _, context_id, control, start, end, _ = item
             if control & 1:
-                out += b"".join(frame_message(context_id, encode_response(parse_command(sent[start:end]), 0), (), 0, 131072))
+                out += b"".join(
+                    frame_message(context_id, encode_response(parse_command(sent[start:end]), 0), (), 0, 131072)
+                )
         return out
 
 

@@ -3,6 +3,14 @@ from typing import Any
 
 from router.ports import Buffer
 
+class DataFragment:
+    context_id: int
+    is_command: bool
+    is_last: bool
+    data: memoryview
+    complete: bool
+    def __init__(self, context_id: int, is_command: bool, is_last: bool, data: Buffer, complete: bool) -> None: ...
+
 class PduReader:
     def __init__(self, max_pdata: int, max_associate: int = 1 << 20, strict: bool = True) -> None: ...
     def feed(self, data: Buffer) -> list[tuple[Any, ...]]: ...

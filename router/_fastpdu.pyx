@@ -47,6 +47,23 @@ cdef enum ReaderState:
     FAILED
 
 
+cdef class DataFragment:
+    """Bytes of one PDV.
+
+    Args:
+        is_last: The last fragment of its kind in this message; means something only where ``complete``.
+        data: Valid until the next bytes of the association are looked at.
+        complete: The PDV ends here.
+    """
+
+    def __cinit__(self, int context_id, bint is_command, bint is_last, data, bint complete):
+        self.context_id = context_id
+        self.is_command = is_command
+        self.is_last = is_last
+        self.data = data
+        self.complete = complete
+
+
 cdef class PduReader:
     """Finds PDUs and PDVs in the bytes of one association, however the network cut them.
 

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Protocol
 
+from router._fastpdu import DataFragment
 from router.errors import AssociationAborted, AssociationRejected, PeerProtocolError, fault_location
 from router.net import tuning
 from router.ports import Buffer, Log
@@ -32,7 +33,6 @@ from router.ul.association import (
     AssociationAccepted,
     AssociationEvent,
     AssociationRequested,
-    DataFragment,
     Rejected,
     Released,
     ReleaseRequested,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from router._fastpdu import frame_message
+from router._fastpdu import DataFragment, frame_message
 from router.dicom.uids import VERIFICATION, valid_uid
 from router.dimse.assembler import CommandReceived, DataReceived, MessageAssembler
 from router.dimse.command import RESPONSE_BIT, Command, CommandField, encode_response
@@ -22,7 +22,6 @@ from router.net.listener import AcceptedConnection, Serve
 from router.ports import Buffer, Intake, Log, Reception
 from router.services import verification
 from router.services.storage_scp import StorageScp, serves
-from router.ul.association import DataFragment
 from router.ul.negotiation import accepted_contexts, answer, answer_roles
 from router.ul.pdus import AssociateAccept, AssociateRequest, ContextOutcome, UserInformation
 

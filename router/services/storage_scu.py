@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from router._fastpdu import MessageFramer, frame_message
+from router._fastpdu import DataFragment, MessageFramer, frame_message
 from router.dicom.uids import VERIFICATION
 from router.dimse.assembler import CommandReceived, MessageAssembler
 from router.dimse.command import Command, CommandField, encode_c_echo_rq, encode_c_store_rq
@@ -23,7 +23,6 @@ from router.errors import AssociationAborted, DeliveryError, LocalProtocolError,
 from router.model import InstanceInfo
 from router.net.dialer import DialedConnection
 from router.ports import DataSource, Log
-from router.ul.association import DataFragment
 from router.ul.negotiation import accepted_contexts
 from router.ul.negotiation import propose as propose_contexts
 from router.ul.pdus import AssociateRequest, UserInformation

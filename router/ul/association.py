@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from router._fastpdu import PduReader
+from router._fastpdu import DataFragment, PduReader
 from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
 from router.ports import Buffer
 from router.ul.pdus import (
@@ -102,21 +102,6 @@ class Rejected:
 
     def __init__(self, reject: AssociateReject) -> None:
         self.reject = reject
-
-
-class DataFragment:
-    """Bytes of one PDV; ``data`` is valid until the next step of the generator that gave it."""
-
-    __slots__ = ("complete", "context_id", "data", "is_command", "is_last")
-
-    def __init__(self, context_id: int, is_command: bool, is_last: bool, data: memoryview, complete: bool) -> None:
-        self.context_id = context_id
-        self.is_command = is_command
-        self.is_last = is_last
-        """The last fragment of its kind in this message; means something only where ``complete``."""
-        self.data = data
-        self.complete = complete
-        """The PDV ends here."""
 
 
 class ReleaseRequested:

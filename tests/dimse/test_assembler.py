@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router._fastpdu import MessageFramer, frame_message
+from router._fastpdu import DataFragment, MessageFramer, frame_message
 from router.dimse.assembler import CommandReceived, DataReceived, MessageAssembler
 from router.dimse.command import encode_c_echo_rq, encode_c_store_rq, encode_response
-from router.errors import AbortReason, LocalProtocolError
-from router.ul.association import AssociationSettings, DataFragment, Role
+from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
+from router.ul.association import AssociationSettings, Role
 from router.ul.state import State
 from tests.dimse.commands import INSTANCE, command_set, store_rq, us
+from tests.support import plain_assembler
 from tests.ul.bench import (
     COMMAND,
     CT,
@@ -340,3 +342,44 @@ def test_a_whole_conversation_survives_any_cut():
         assert bench.state is State.STA13
         assert len(messages) >= 2
         assert b"".join(part for part in messages[1:] if isinstance(part, bytes)) == PIXELS[:64]
+
+
+def told(assembler: Any, fragments: Sequence[DataFragment]) -> list[object]:
+    """What comes of the fragments, to the first that is refused."""
+    found: list[object] = []
+    for fragment in fragments:
+        try:
+            received = assembler.feed(fragment)
+        except PeerProtocolError as error:
+            return [*found, str(error), error.reason]
+        found.append(assembler.in_message)
+        if received is not None:
+            found.append(type(received).__name__)
+            found.append(
+                (bytes(received.data), received.last)
+                if hasattr(received, "data")
+                else (received.context_id, received.command.field, received.command.sop_instance)
+            )
+    return found
+
+
+pieces = st.binary(max_size=40) | st.sampled_from([STORE, ECHO, STORE[:30], STORE[30:]])
+
+
+@given(
+    st.lists(
+        st.builds(
+            DataFragment,
+            st.sampled_from([1, 1, 1, 3, 5]),
+            st.booleans(),
+            st.booleans(),
+            pieces.map(memoryview),
+            st.booleans(),
+        ),
+        max_size=8,
+    )
+)
+def test_fragments_are_assembled_as_the_plain_reference_does(fragments: list[DataFragment]):
+    assert told(MessageAssembler({1, 3}, 200), fragments) == told(
+        plain_assembler.MessageAssembler({1, 3}, 200), fragments
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,6 +30,7 @@ from tests.dimse.commands import (
     ui,
     us,
 )
+from tests.support import plain_command
 from tests.ul.bench import CT, MR, VERIFICATION
 
 # One C-STORE-RQ byte by byte.
@@ -303,3 +306,68 @@ def test_a_comment_of_a_peer_is_cut_too():
 def test_a_new_command_says_nothing():
     command = Command()
     assert (command.field, command.message_id, command.has_data_set) == (0, None, False)
+
+
+# Against the plain reference -------------------------------------------------------------------------------
+
+FIELDS = (
+    "field", "message_id", "responded_id", "sop_class", "sop_instance", "sop_class_bytes", "sop_instance_bytes",
+    "priority", "data_set_type", "status", "error_comment",
+    "move_originator", "move_originator_id", "has_data_set", "is_response",
+)  # fmt: skip
+numbers = st.sampled_from(
+    [
+        0x0000,
+        0x0002,
+        0x0003,
+        0x0100,
+        0x0110,
+        0x0120,
+        0x0700,
+        0x0800,
+        0x0900,
+        0x0902,
+        0x1000,
+        0x1001,
+        0x1030,
+        0x1031,
+        0x5010,
+    ]
+)
+values = st.binary(max_size=4) | st.text("1.2 \0é", max_size=90).map(lambda text: text.encode("latin-1"))
+elements = st.builds(element, numbers, values) | st.just(element(0x0002, b"1")[:2] + b"\1" + bytes(5))
+command_sets = st.lists(elements, max_size=12).map(b"".join) | st.lists(elements, max_size=6).map(
+    lambda some: store_rq() + b"".join(some)
+)
+
+
+def outcome(parse: Callable[[bytes], Any], data: bytes) -> object:
+    try:
+        command = parse(data)
+    except PeerProtocolError as error:
+        return str(error), error.reason
+    return tuple(getattr(command, name) for name in FIELDS)
+
+
+@given(data=command_sets, cut=st.none() | st.integers(0, 400))
+def test_a_command_set_reads_as_the_plain_reference_reads_it(data: bytes, cut: int | None):
+    data = data[:cut]
+    assert outcome(parse_command, data) == outcome(plain_command.parse_command, data)
+
+
+@given(data=command_sets, status=st.sampled_from([0, 0x0111, 0xA700, 0xC001]), comment=st.text(max_size=80))
+def test_what_is_written_is_what_the_plain_reference_writes(data: bytes, status: int, comment: str):
+    with contextlib.suppress(PeerProtocolError):
+        assert encode_response(parse_command(data), status, comment) == plain_command.encode_response(
+            plain_command.parse_command(data), status, comment
+        )
+
+
+@given(
+    number=st.integers(0, 65535),
+    uid=st.text("0123456789.", max_size=70),
+    mover=st.none() | st.tuples(st.text(max_size=20), st.integers(0, 65535)),
+)
+def test_requests_are_what_the_plain_reference_writes(number: int, uid: str, mover: tuple[str, int] | None):
+    assert encode_c_store_rq(number, uid, uid, mover) == plain_command.encode_c_store_rq(number, uid, uid, mover)
+    assert encode_c_echo_rq(number) == plain_command.encode_c_echo_rq(number)

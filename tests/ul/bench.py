@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from router._fastpdu import DataFragment
 from router.errors import PeerProtocolError
 from router.ports import Buffer
 from router.ul.association import (
@@ -16,7 +17,6 @@ from router.ul.association import (
     AssociationEvent,
     AssociationRequested,
     AssociationSettings,
-    DataFragment,
     Rejected,
     Released,
     ReleaseRequested,

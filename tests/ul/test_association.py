@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router._fastpdu import DataFragment
 from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
-from router.ul.association import Association, AssociationSettings, DataFragment, Role
+from router.ul.association import Association, AssociationSettings, Role
 from router.ul.pdus import AssociateReject, AssociateRequest
 from router.ul.state import State
 from tests.ul.bench import (
