@@ -28,6 +28,7 @@ class MessageFramer:
 def frame_message(
     context_id: int, command: bytes, chunks: Sequence[Buffer], size: int, max_length: int
 ) -> list[Buffer]: ...
+def plain_text(value: bytes) -> str | None: ...
 
 class ElementWalker:
     def __init__(

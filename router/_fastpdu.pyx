@@ -1023,3 +1023,19 @@ cdef class ElementWalker:
         top.next_item += 1
         self._push(ITEM, top.explicit, top.little, level, length)
         return 8
+
+
+def plain_text(bytes value not None):
+    """One value of ASCII text without the NULs and spaces around it; None for anything that needs a closer look: a backslash, an
+    ESC, characters beyond ASCII (PS3.5 §6.1, §6.4)."""
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(value)
+    cdef Py_ssize_t n = len(value), index
+    for index in range(n):
+        if p[index] >= 0x80 or p[index] == 0x5C or p[index] == 0x1B:
+            return None
+    while n and (p[n - 1] == 0 or p[n - 1] == 0x20):
+        n -= 1
+    while n and (p[0] == 0 or p[0] == 0x20):
+        p += 1
+        n -= 1
+    return p[:n].decode("ascii")

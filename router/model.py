@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def value(cls: type[T]) -> type[T]:
+    """A dataclass with named fields that nobody changes: the type checker holds that.
+
+    A class that is frozen when it runs takes several times as long to make, and several of these are made for every
+    object.
+    """
+    return dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
+
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -61,7 +74,7 @@ class Priority(IntEnum):
     LOW = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Origin:
     """Where an instance came from, as the association tells."""
 
@@ -75,9 +88,9 @@ class Origin:
     """IP address of the peer, no port."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class InstanceInfo:
-    """What is known of one received instance when its last fragment is in. JSON-able by ``to_meta``."""
+    """What is known of one received instance when its last fragment is in."""
 
     id: int
     """63 bits, unique in this installation, rising in order of arrival."""
@@ -101,34 +114,9 @@ class InstanceInfo:
     sop_class_bytes: bytes = b""
     sop_instance_bytes: bytes = b""
 
-    def to_meta(self) -> dict[str, Any]:
-        """What the spool writes beside the data, so that a record explains itself without the ledger."""
-        origin = self.origin
-        meta: dict[str, Any] = {
-            "id": self.id,
-            "sop_class": self.sop_class,
-            "sop_instance": self.sop_instance,
-            "transfer_syntax": self.transfer_syntax,
-            "listener": origin.listener,
-            "peer": origin.peer,
-            "calling": origin.calling_ae,
-            "called": origin.called_ae,
-            "address": origin.address,
-            "received": self.received,
-            "size": self.size,
-            "study": self.study,
-            "series": self.series,
-            "patient_id": self.patient_id,
-            "accession": self.accession,
-            "modality": self.modality,
-        }
-        if self.move_originator is not None:
-            meta["move_originator"] = list(self.move_originator)
-        return meta
-
     @classmethod
     def from_meta(cls, meta: dict[str, Any], checksum: bytes) -> InstanceInfo:
-        """The inverse of ``to_meta``; raises KeyError or TypeError on a foreign record."""
+        """From what a record of the spool says; raises KeyError or TypeError on a foreign one."""
         move = meta.get("move_originator")
         return cls(
             id=meta["id"],
@@ -164,7 +152,7 @@ class Verdict(StrEnum):
     REJECT = "reject"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Decision:
     """The outcome of the rules for one instance, by one version of them."""
 
@@ -235,7 +223,7 @@ class OutcomeKind(StrEnum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Outcome:
     """What became of one attempt; the ledger turns it into the delivery's next state."""
 

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Iterable
 
+from router._fastpdu import plain_text
 from router.dicom import dictionary
 from router.dicom.charset import decode
 
@@ -92,12 +93,9 @@ class Attributes:
         vr, value = entry
         if not vr or vr == "UN":
             vr = self.vr(path)
-        if vr in _PLAIN and value.isascii() and b"\x1b" not in value:
-            # Nearly every value that is asked for, several of every object: kept short.
-            text = value.decode("ascii").strip("\0 ")
-            found = tuple(part.strip("\0 ") for part in text.split("\\")) if "\\" in text else (text,) if text else ()
-        else:
-            found = self._read(vr, value)
+        # Nearly every value that is asked for is plain, and several of every object are.
+        text = plain_text(value) if vr in _PLAIN else None
+        found = self._read(vr, value) if text is None else (text,) if text else ()
         self._texts[path] = found
         return found
 

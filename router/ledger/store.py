@@ -30,14 +30,14 @@ from router.ledger.rows import (
     instance_of,
     instance_row,
 )
-from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, OutcomeKind, Verdict
+from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, OutcomeKind, Verdict, value
 
 LEASE_SECONDS = 60.0
 ROWS_AT_ONCE = 64
 HISTORY_SECONDS = 90 * 86400.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Receipt:
     """One instance whose bytes are written: to be committed with everything it owes."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from router.model import value
 
 T = TypeVar("T")
 Path = tuple[int, ...]
@@ -27,7 +28,7 @@ class AttributeView(Protocol):
         """Whether the element is there; None: this cannot be known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class RuleFacts:
     calling_ae: str = ""
     called_ae: str = ""

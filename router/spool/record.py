@@ -20,13 +20,14 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import xxhash
 
 from router.errors import SpoolError
-from router.model import Decision, InstanceInfo, Location, Priority, Verdict
+from router.model import Decision, InstanceInfo, Location, Origin, Priority, Verdict
 
 _HEADER = struct.Struct("<8sIIQQQQQ16s")
 _CHECK = struct.Struct("<Q")
@@ -55,32 +56,55 @@ def encode_meta(info: InstanceInfo, decision: Decision) -> bytes:
     A peer decides how long the texts of its data set are. Where they do not fit they are shortened here, since they
     only serve to find the instance; the data set keeps them whole.
     """
-    meta = info.to_meta()
-    meta["decision"] = decided = {
-        "verdict": decision.verdict,
-        "to": decision.destinations,
-        "priority": int(decision.priority),
-        "rules": decision.rules,
-        "version": decision.version,
-    }
-    text = _json(meta)
+    text = _meta(info, decision)
     if len(text) > META_LIMIT:
-        for name in _FREE_TEXTS:
-            meta[name] = meta[name][:_FREE_TEXT_LIMIT]
-        text = _json(meta)
+        info = replace(info, **{name: getattr(info, name)[:_FREE_TEXT_LIMIT] for name in _FREE_TEXTS})
+        text = _meta(info, decision)
     if len(text) > META_LIMIT:
-        decided["rules"] = ()
-        text = _json(meta)
+        text = _meta(info, replace(decision, rules=()))
     if len(text) > META_LIMIT:
         raise SpoolError(f"the decision names more destinations than a record can hold ({len(decision.destinations)})")
     return text
 
 
-_json_text = json.JSONEncoder(separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring_ascii
 
 
-def _json(meta: dict[str, Any]) -> bytes:
-    return _json_text(meta).encode("ascii")
+def _meta(info: InstanceInfo, decision: Decision) -> bytes:
+    """Written out by hand, as a JSON encoder takes longer for it than everything else that a record needs."""
+    move = info.move_originator
+    moved = "" if move is None else f',"move_originator":[{_quoted(move[0])},{move[1]}]'
+    return (
+        f'{{"id":{info.id},"sop_class":{_quoted(info.sop_class)},"sop_instance":{_quoted(info.sop_instance)},'
+        f'"transfer_syntax":{_quoted(info.transfer_syntax)},{_origin(info.origin)},"received":{info.received!r},'
+        f'"size":{info.size},"study":{_quoted(info.study)},"series":{_quoted(info.series)},'
+        f'"patient_id":{_quoted(info.patient_id)},"accession":{_quoted(info.accession)},'
+        f'"modality":{_quoted(info.modality)},"decision":{_decision(decision)}{moved}}}'
+    ).encode("ascii")
+
+
+@lru_cache(maxsize=256)
+def _origin(origin: Origin) -> str:
+    """The same for all objects of an association."""
+    return (
+        f'"listener":{_quoted(origin.listener)},"peer":{_quoted(origin.peer)},"calling":{_quoted(origin.calling_ae)},'
+        f'"called":{_quoted(origin.called_ae)},"address":{_quoted(origin.address)}'
+    )
+
+
+@lru_cache(maxsize=256)
+def _decision(decision: Decision) -> str:
+    """The same for most objects of a modality."""
+    return json.dumps(
+        {
+            "verdict": decision.verdict,
+            "to": decision.destinations,
+            "priority": int(decision.priority),
+            "rules": decision.rules,
+            "version": decision.version,
+        },
+        separators=(",", ":"),
+    )
 
 
 def decode_meta(meta: bytes, checksum: bytes) -> tuple[InstanceInfo, Decision]:
