@@ -241,6 +241,7 @@ class StoreIntake:
                 self._stored(kept)
         unneeded: list[Location] = []
         backlog: set[str] = set()
+        offered: set[str] = set()
         lanes = self.lanes
         for entry, result in zip(entries, outcome, strict=True):
             self._begun -= 1
@@ -256,9 +257,12 @@ class StoreIntake:
                 for delivery in deliveries:
                     delivery.chunks = chunks
                     lanes[delivery.destination].offer(delivery)
+                    offered.add(delivery.destination)
                 if len(deliveries) < len(direct):
                     for name in direct.difference(delivery.destination for delivery in deliveries):
                         lanes[name].cancel_reservation()
+        for name in offered:
+            lanes[name].kick()
         for name in backlog:
             lane = lanes.get(name)
             if lane is not None:

@@ -146,12 +146,11 @@ class Lane:
         self._reserved -= 1
 
     def offer(self, delivery: Delivery) -> None:
-        """The committed object takes its reserved place."""
+        """The committed object takes its reserved place; ``kick`` once for all that are offered together."""
         self._reserved -= 1
         if delivery.chunks is not None and not self._budget.take(delivery.instance.size):
             delivery.chunks = None
         self._enqueue(delivery)
-        self.kick()
 
     def backlog(self) -> None:
         """There are ready rows in the ledger."""
@@ -243,8 +242,9 @@ class Lane:
         if not self.may_send:
             return
         self._prefetch()
-        for association in list(self._associations):
-            association.pump()
+        if self.waiting:
+            for association in list(self._associations):
+                association.pump()
         # The new one only if those that are open do not take what is ready.
         while (
             self.may_send

@@ -160,8 +160,13 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         core = self.core
         self._step(core.receive(self._view[:nbytes], self.loop.time()))
-        # A full buffer means that more is waiting: the acknowledgement comes with it.
-        if nbytes < READ_SIZE and self._socket is not None and not core.should_close:
+        # A full buffer means that more is waiting, and where we owe an answer it goes with that.
+        if (
+            nbytes < READ_SIZE
+            and (not self._holds or core.message_open or core.mid_pdu)
+            and self._socket is not None
+            and not core.should_close
+        ):
             tuning.acknowledge_at_once(self._socket)
 
     def eof_received(self) -> bool:

@@ -88,6 +88,7 @@ class FakeLane:
         self.reserved = 0
         self.offered: list[Any] = []
         self.woken = 0
+        self.kicked = 0
 
     def reserve(self) -> bool:
         self.reserved += 1
@@ -99,6 +100,9 @@ class FakeLane:
     def offer(self, delivery: Any) -> None:
         self.reserved -= 1
         self.offered.append(delivery)
+
+    def kick(self) -> None:
+        self.kicked += 1
 
     def backlog(self) -> None:
         self.woken += 1

@@ -38,6 +38,7 @@ async def test_a_just_received_object_takes_its_reserved_place() -> None:
     assert bench.lane.reserve()
     assert not bench.lane.reserve(), "the window is full"
     bench.lane.offer(delivery(chunks=[b"data"]))
+    bench.lane.kick()
     bench.lane.cancel_reservation()
     await bench.until(lambda: bench.sent)
     assert bench.lane.window == 1
@@ -269,6 +270,7 @@ async def test_what_we_cannot_read_now_is_looked_for_again() -> None:
     bench.spool.error = SpoolError("cannot open a segment: Too many open files")
     assert bench.lane.reserve()
     bench.lane.offer(unreadable)
+    bench.lane.kick()
     await bench.until(lambda: looks == 1)
     assert bench.ledger.kinds() == {"retry": 1}
     assert bench.lane._lease_timer is not None
