@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
+from router.app.known import KnownInstances
 from router.delivery.lane import Lane
 from router.errors import SpoolError, fault_location
 from router.ledger import SqliteLedger
@@ -36,6 +37,7 @@ class Housekeeping:
         metrics: RouterMetrics,
         settings: SpoolSettings,
         log: Log,
+        known: KnownInstances | None = None,
     ) -> None:
         self.spool = spool
         self.ledger = ledger
@@ -43,6 +45,7 @@ class Housekeeping:
         self.metrics = metrics
         self.settings = settings
         self.log = log
+        self.known = known
         self._told: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -57,6 +60,7 @@ class Housekeeping:
                 expire_at = loop.time() + EXPIRE_EVERY
             if now >= compact_at:
                 await self._attempt(self.compact)
+                await self._attempt(self.forget)
                 compact_at = loop.time() + COMPACT_EVERY
             await asyncio.sleep(GAUGES_EVERY)
 
@@ -99,6 +103,17 @@ class Housekeeping:
             if not gone:
                 return
             self.spool.settled([location for _, location in gone])
+
+    async def forget(self) -> None:
+        """Begin again with the instances that there still are, when too many have come since the last time."""
+        if self.known is None or not self.known.full:
+            return
+        ledger, known = self.ledger, self.known
+        known.begin_again(await asyncio.to_thread(ledger.instances))
+        # What is on its way to the ledger has been added before; from here on it is added to both.
+        await ledger.flush()
+        await asyncio.to_thread(lambda: known.also(ledger.sop_instances()))
+        known.go_over()
 
     async def compact(self) -> None:
         """Move what little still lives out of mostly dead segments, so that they can be used again."""

@@ -8,7 +8,8 @@ The invariants, each held by a test:
 2. Where the ledger has a say in the answer (a policy that refuses other bytes under a known UID) or the record is
    not in the log (streamed objects), the answer waits for its commit.
 3. Any doubt (sync error, commit error, full disk) answers 0xA700 and leaves no reservation behind.
-4. Lanes hear of an object after the ledger's commit: it alone knows whether older versions are still owed.
+4. Lanes get an object whose UID is surely new as soon as it is answered. Any other they hear of after the ledger's
+   commit: it alone knows whether older versions are still owed.
 5. Bytes of a data set are copied once, from the receive buffer, and given on by reference: to the spool, to the lanes.
 6. Memory is bounded: an object beyond ``object_memory`` streams to the disk, and past ``ingest_memory`` sockets rest.
 """
@@ -24,12 +25,13 @@ import xxhash
 
 from router.app.held import facts_of
 from router.app.ids import IdSource
+from router.app.known import KnownInstances
 from router.delivery.lane import Lane
 from router.dicom.attributes import Attributes
 from router.dicom.inspect import DatasetInspector
 from router.errors import DatasetError, LedgerError, SpoolError, SpoolFull, fault_location
 from router.ledger import Receipt, ReceiptResult, SqliteLedger
-from router.model import Decision, InstanceInfo, Limits, Location, LogPosition, Origin, Status, Verdict
+from router.model import Decision, Delivery, InstanceInfo, Limits, Location, LogPosition, Origin, Status, Verdict
 from router.ports import Log
 from router.routing import RuleSet
 from router.spool import Spool, SpoolStream
@@ -46,7 +48,7 @@ STREAM_LOW = 1 << 20
 class Entry:
     """One instance on its way through spool and ledger."""
 
-    __slots__ = ("chunks", "decision", "direct", "done", "ended_at", "info", "location")
+    __slots__ = ("chunks", "decision", "direct", "done", "ended_at", "info", "location", "new", "sent")
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class Entry:
         direct: frozenset[str],
         done: Callable[[int, str], None],
         ended_at: float,
+        new: bool,
     ) -> None:
         self.info = info
         self.decision = decision
@@ -64,7 +67,11 @@ class Entry:
         self.done = done
         self.ended_at = ended_at
         """When its last fragment came, by the loop's clock."""
+        self.new = new
+        """No other instance with its UID was ever here."""
         self.location: Location | None = None
+        self.sent: tuple[Delivery, ...] = ()
+        """What lanes have without having heard of the ledger's commit."""
 
 
 class _Group:
@@ -93,6 +100,7 @@ class StoreIntake:
         attributes to collect.
         discarded: Called with the rule names of every object that a rule dropped.
         changed_duplicate: ``version``, ``reject`` or ``hold``: what to do with other bytes under a known UID.
+        known: The UIDs that were here before; None: others receive for the same ledger, so nothing is surely new.
     """
 
     def __init__(
@@ -110,6 +118,7 @@ class StoreIntake:
         discarded: Callable[[InstanceInfo, Decision], None],
         commit_observed: Callable[[float, int], None],
         changed_duplicate: str = "version",
+        known: KnownInstances | None = None,
     ) -> None:
         self.loop = loop
         self.spool = spool
@@ -123,6 +132,7 @@ class StoreIntake:
         self.discarded = discarded
         self.commit_observed = commit_observed
         self.changed_duplicate = changed_duplicate
+        self.known = known
         self.in_memory = 0
         """Bytes received and not yet given to the lanes, all receptions together."""
         self._resting: set[Callable[[], None]] = set()
@@ -189,6 +199,9 @@ class StoreIntake:
         unsure = [entry for entry in entries if not self._is_sure(entry)] if len(sure) < len(entries) else []
         if sure:
             self._stored(sure)
+            for entry in sure:
+                if entry.new and entry.direct:
+                    self._make_deliveries(entry)
         for members, answered in ((sure, True), (unsure, False)):
             if members:
                 receipts = [
@@ -197,16 +210,45 @@ class StoreIntake:
                         decision=entry.decision,
                         location=entry.location,
                         direct=entry.direct,
+                        sent=entry.sent,
                         on_duplicate=self.changed_duplicate,
                     )
                     for entry in members
                 ]
                 group = _Group(self, members, answered=answered)
                 self.ledger.record(receipts, group.committed, position=position, owed=answered)
+        self._offer([delivery for entry in sure for delivery in entry.sent])
 
     def _is_sure(self, entry: Entry) -> bool:
         """The answer does not depend on the ledger."""
-        return entry.chunks is not None and self.changed_duplicate != "reject"
+        return entry.chunks is not None and (entry.new or self.changed_duplicate != "reject")
+
+    def _make_deliveries(self, entry: Entry) -> None:
+        """Of what is surely new, for the lanes that have a place for it: as the ledger would make them."""
+        location, number = entry.location, self.ledger.next_delivery
+        if location is None:
+            return
+        info, chunks, direct, priority = entry.info, entry.chunks, entry.direct, entry.decision.priority
+        entry.sent = tuple(
+            Delivery(
+                id=number(), destination=name, instance=info, location=location, priority=priority, fence=1,
+                chunks=chunks,
+            )
+            for name in entry.decision.destinations
+            if name in direct
+        )  # fmt: skip
+        entry.direct = frozenset()
+        entry.chunks = None
+        self.freed(info.size)
+
+    def _offer(self, deliveries: Sequence[Delivery]) -> None:
+        """To their lanes. The ledger has been told of them before: what it hears next is what became of them."""
+        lanes, offered = self.lanes, set()
+        for delivery in deliveries:
+            lanes[delivery.destination].offer(delivery)
+            offered.add(delivery.destination)
+        for name in offered:
+            lanes[name].kick()
 
     def failed(self, entries: Sequence[Any], problem: SpoolError) -> None:
         """The spool: these entries are not durable."""
@@ -241,7 +283,7 @@ class StoreIntake:
                 self._stored(kept)
         unneeded: list[Location] = []
         backlog: set[str] = set()
-        offered: set[str] = set()
+        offered: list[Delivery] = []
         lanes = self.lanes
         for entry, result in zip(entries, outcome, strict=True):
             self._begun -= 1
@@ -256,13 +298,11 @@ class StoreIntake:
                 deliveries = result.deliveries
                 for delivery in deliveries:
                     delivery.chunks = chunks
-                    lanes[delivery.destination].offer(delivery)
-                    offered.add(delivery.destination)
+                offered += deliveries
                 if len(deliveries) < len(direct):
                     for name in direct.difference(delivery.destination for delivery in deliveries):
                         lanes[name].cancel_reservation()
-        for name in offered:
-            lanes[name].kick()
+        self._offer(offered)
         for name in backlog:
             lane = lanes.get(name)
             if lane is not None:
@@ -422,7 +462,8 @@ class StoreReception:
             return
         direct = intake.reserve(decision)
         stream = self._stream
-        entry = Entry(info, decision, self._chunks if stream is None else None, direct, done, intake.loop.time())
+        new = intake.known is not None and intake.known.add(info.sop_instance)
+        entry = Entry(info, decision, self._chunks if stream is None else None, direct, done, intake.loop.time(), new)
         if stream is not None:
             stream.finish(entry)
         else:

@@ -14,6 +14,7 @@ from router.app.held import HeldInstances
 from router.app.housekeeping import Housekeeping
 from router.app.ids import IdSource
 from router.app.intake import StoreIntake
+from router.app.known import KnownInstances
 from router.app.recovery import reconcile
 from router.app.rules_in_force import RulesInForce
 from router.delivery.dicom_sender import DicomSender
@@ -142,6 +143,7 @@ class Router:
                 random=random.random,
                 damaged=self._damaged,
             )
+        known = KnownInstances(self.ledger.sop_instances(), self.ledger.instances())
         self.intake = StoreIntake(
             loop=self.loop,
             spool=self.spool,
@@ -155,6 +157,7 @@ class Router:
             discarded=self._discarded,
             commit_observed=self.metrics.commit,
             changed_duplicate=config.on_changed_duplicate,
+            known=known,
         )
         self.ledger.start(self.loop, failed=self._ledger_failed)
         self.spool.start(
@@ -171,8 +174,9 @@ class Router:
         self.house = House(self.spool)
         self.gate = Gate(config.limits, config.peers, self.house)
         housekeeping = Housekeeping(
-            spool=self.spool, ledger=self.ledger, lanes=self.lanes, metrics=self.metrics, settings=config.spool, log=log
-        )
+            spool=self.spool, ledger=self.ledger, lanes=self.lanes, metrics=self.metrics, settings=config.spool,
+            log=log, known=known,
+        )  # fmt: skip
         await housekeeping.gauges()
         control = RouterControl(self)
         self.admin = AdminServer(create_app(control, self.metrics), host=config.admin_host, port=config.admin_port)

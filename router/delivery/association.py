@@ -38,6 +38,7 @@ class LaneAssociation:
         self._releasing = False
         self._release_task: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
         self._task: asyncio.Task[None] | None = None
         self.over: asyncio.Future[None] = lane.loop.create_future()
 
@@ -102,9 +103,6 @@ class LaneAssociation:
                     elif lane.no_context(delivery):
                         self.retire()
                     continue
-                if self._idle is not None:
-                    self._idle.cancel()
-                    self._idle = None
                 self._in_flight[delivery.id] = delivery
                 future = sender.store(info, lane.spool.source(delivery))
                 future.add_done_callback(partial(self._answered, delivery))
@@ -144,14 +142,24 @@ class LaneAssociation:
             return
         if self._retiring:
             self._release()
-        elif self._idle is None:
-            self._idle = self._loop.call_later(self._lane.destination.idle_timeout, self._on_idle)
+        else:
+            # Between any two objects, perhaps: the timer is left as it is, and looks when it fires.
+            self._idle_since = self._loop.time()
+            if self._idle is None:
+                self._wait_idle()
+
+    def _wait_idle(self) -> None:
+        self._idle = self._loop.call_at(self._idle_since + self._lane.destination.idle_timeout, self._on_idle)
 
     def _on_idle(self) -> None:
         self._idle = None
-        if not self._in_flight:
-            self._retiring = True
-            self._release()
+        if self._in_flight:
+            return
+        if self._loop.time() < self._idle_since + self._lane.destination.idle_timeout:
+            self._wait_idle()
+            return
+        self._retiring = True
+        self._release()
 
     def _release(self) -> None:
         sender = self._sender

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,6 +13,7 @@ import apsw
 from router.model import format_id, parse_id
 
 READ_TIMEOUT_MS = 5000
+PAGE = 10_000
 OPEN = "('ready','leased')"
 
 
@@ -37,6 +39,28 @@ class Queries:
                     names = [column[0] for column in cursor.get_description()]
                 found.append(dict(zip(names, row, strict=True)))
             return found
+
+    def instances(self) -> int:
+        """How many there are."""
+        with self._lock:
+            row = self._connection.execute("select count(*) from instance").fetchone()
+        return int(row[0]) if row is not None else 0
+
+    def sop_instances(self) -> Iterator[str]:
+        """The UIDs of all instances, in pages, so that others may ask in between."""
+        last = ""
+        while True:
+            with self._lock:
+                page = [
+                    row[0]
+                    for row in self._connection.execute(
+                        "select distinct sop from instance where sop>? order by sop limit ?", (last, PAGE)
+                    )
+                ]
+            yield from page
+            if len(page) < PAGE:
+                return
+            last = page[-1]
 
     def oldest(self, destinations: list[str]) -> dict[str, float]:
         """Destination to the arrival (epoch seconds) of its oldest undelivered instance."""

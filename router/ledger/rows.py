@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Priority
@@ -18,15 +19,21 @@ DELIVERY_COLUMNS = "d.id, d.dest, d.priority, d.fence, d.attempts, d.first_attem
 INSERT_INSTANCE = (
     "insert into instance(id, study, series, sop, sop_class, ts, calling, called, peer, listener, address, patient_id, "
     "accession, modality, size, checksum, segment, epoch, at, length, received, rule_version, rules, verdict, priority, "
-    "move_aet, move_id, supersedes)"
+    "move_aet, move_id, supersedes, settled)"
 )
 INSERT_DELIVERY = (
-    "insert into delivery(id, instance_id, dest, state, priority, owner, fence, lease_until, after, updated)"
+    "insert into delivery(id, instance_id, dest, state, priority, attempts, owner, fence, lease_until, last_status, after, "
+    "updated)"
 )
 
 
 def instance_row(
-    info: InstanceInfo, decision: Decision, location: Location, verdict: str, supersedes: int | None
+    info: InstanceInfo,
+    decision: Decision,
+    location: Location,
+    verdict: str,
+    supersedes: int | None,
+    settled: float | None,
 ) -> tuple[Any, ...]:
     origin = info.origin
     move = info.move_originator
@@ -34,9 +41,14 @@ def instance_row(
         info.id, info.study, info.series, info.sop_instance, info.sop_class, info.transfer_syntax, origin.calling_ae,
         origin.called_ae, origin.peer, origin.listener, origin.address, info.patient_id, info.accession, info.modality,
         info.size, info.checksum, location.segment, location.epoch, location.offset, location.length, info.received,
-        decision.version, json.dumps(decision.rules), verdict, int(decision.priority), move[0] if move else None,
-        move[1] if move else None, supersedes,
+        decision.version, _names(decision.rules), verdict, int(decision.priority), move[0] if move else None,
+        move[1] if move else None, supersedes, settled,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _names(rules: tuple[str, ...]) -> str:
+    return json.dumps(rules)
 
 
 def instance_of(row: Sequence[Any]) -> tuple[InstanceInfo, Location]:

@@ -12,6 +12,7 @@ A lease carries a fence that rises with each lease: whoever lost it changes noth
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,9 @@ class Receipt:
     decision: Decision
     location: Location
     direct: frozenset[str] = frozenset()
-    """Destinations whose lane takes it at once: their deliveries are born leased."""
+    """Destinations whose lane takes it after the commit: their deliveries are born leased."""
+    sent: tuple[Delivery, ...] = ()
+    """Those whose lane has it already; only for an instance that surely is new."""
     on_duplicate: str = "version"
     """``version``, ``reject`` or ``hold``: other bytes under a known SOP Instance UID."""
 
@@ -60,6 +63,10 @@ class ReceiptResult:
     """Destinations that got a ready row."""
     unneeded: Location | None = None
     """A record that nobody needs: of an identical duplicate, or of a rejected one."""
+
+
+_NEW = ReceiptResult(kind="new")
+"""The result of nearly all that were sent at once."""
 
 
 @dataclass(slots=True)
@@ -86,6 +93,11 @@ class Counters:
         self.kept_bytes += other.kept_bytes
 
 
+def is_plain(outcome: Outcome) -> bool:
+    """Delivered, and nothing to be said about it."""
+    return outcome.kind is OutcomeKind.DELIVERED and outcome.status == 0 and not outcome.reason
+
+
 class Store:
     """See the module's text.
 
@@ -98,7 +110,7 @@ class Store:
         self.owner = owner
         self.delta = Counters()
         """What the transaction under way changes; the writer applies or drops it."""
-        self._next_delivery = self._max("delivery") + 1
+        self._numbers = itertools.count(self._max("delivery") + 1)
 
     def _one(self, sql: str, arguments: tuple[Any, ...] = ()) -> tuple[Any, ...]:
         """A row that is there by construction."""
@@ -123,6 +135,10 @@ class Store:
         counters.held = self._one("select count(*) from instance where verdict='hold'")[0]
         counters.kept_bytes = self._one("select coalesce(sum(length), 0) from instance where settled is not null")[0]
         return counters
+
+    def next_number(self) -> int:
+        """An id for a delivery. Any thread."""
+        return next(self._numbers)
 
     # The place in the spool's log ----------------------------------------------------------------------------
 
@@ -151,8 +167,13 @@ class Store:
 
     # Receiving ---------------------------------------------------------------------------------------------
 
-    def record(self, receipts: Sequence[Receipt], now: float) -> list[ReceiptResult]:
+    def record(
+        self, receipts: Sequence[Receipt], now: float, delivered: dict[int, Outcome] | None = None
+    ) -> list[ReceiptResult]:
         """Instances and what they owe; one result each.
+
+        Args:
+            delivered: Plain successes by delivery; those of these instances are taken out and recorded with them.
 
         New ones, nearly all there are, take three statements together. A statement costs the thread the interpreter
         twice, which on a busy process is more than the rows in it.
@@ -172,7 +193,7 @@ class Store:
                 results.append(None)
                 continue
             known.add(receipt.info.sop_instance)
-            results.append(self._owe(receipt, now, None, instances, deliveries))
+            results.append(self._owe(receipt, now, None, instances, deliveries, delivered))
         self._insert_rows(INSERT_INSTANCE, instances)
         self._insert_rows(INSERT_DELIVERY, deliveries)
         return [
@@ -207,19 +228,40 @@ class Store:
         supersedes: int | None,
         instances: list[tuple[Any, ...]],
         deliveries: list[tuple[Any, ...]],
+        delivered: dict[int, Outcome] | None = None,
     ) -> ReceiptResult:
         """Make the rows of an instance whose bytes are new."""
         info, decision = receipt.info, receipt.decision
         hold = decision.verdict is Verdict.HOLD or (supersedes is not None and receipt.on_duplicate == "hold")
-        verdict = Verdict.HOLD if hold else decision.verdict
-        instances.append(instance_row(info, decision, receipt.location, verdict, supersedes))
-        result = ReceiptResult(kind="held" if hold else "new" if supersedes is None else "version")
         if hold:
+            instances.append(instance_row(info, decision, receipt.location, Verdict.HOLD, supersedes, None))
             self.delta.held += 1
-            return result
+            return ReceiptResult(kind="held")
+        done = 0
+        for delivery in receipt.sent:
+            number, destination = delivery.id, delivery.destination
+            if delivered is not None and delivered.pop(number, None) is not None:
+                done += 1
+                deliveries.append(
+                    (number, info.id, destination, "done", int(decision.priority), 1, None, 1, None, 0, None, now)
+                )
+            else:
+                deliveries.append(
+                    self._delivery_row(number, info.id, destination, True, int(decision.priority), None, now)
+                )
+                self.delta.add_open(destination, 1, info.size)
+        settled = now if done and done == len(decision.destinations) else None
+        if settled is not None:
+            self.delta.kept_bytes += receipt.location.length
+        instances.append(instance_row(info, decision, receipt.location, decision.verdict, supersedes, settled))
+        if supersedes is None and len(receipt.sent) == len(decision.destinations):
+            return _NEW
+        result = ReceiptResult(kind="new" if supersedes is None else "version")
+        sent = {delivery.destination for delivery in receipt.sent}
         for destination in decision.destinations:
-            number = self._next_delivery
-            self._next_delivery = number + 1
+            if destination in sent:
+                continue
+            number = self.next_number()
             after = None if supersedes is None else self._older_open(info.sop_instance, destination)
             leased = destination in receipt.direct and after is None
             deliveries.append(
@@ -251,16 +293,15 @@ class Store:
 
     def _insert(self, instance: int, destination: str, priority: int, now: float) -> None:
         """A delivery that is ready."""
-        row = self._delivery_row(self._next_delivery, instance, destination, False, priority, None, now)
-        self._next_delivery += 1
+        row = self._delivery_row(self.next_number(), instance, destination, False, priority, None, now)
         self._insert_rows(INSERT_DELIVERY, [row])
 
     def _delivery_row(
         self, number: int, instance: int, destination: str, leased: bool, priority: int, after: int | None, now: float
     ) -> tuple[Any, ...]:
         return (
-            number, instance, destination, "leased" if leased else "ready", priority, self.owner if leased else None,
-            1 if leased else 0, now + LEASE_SECONDS if leased else None, after, now,
+            number, instance, destination, "leased" if leased else "ready", priority, 0, self.owner if leased else None,
+            1 if leased else 0, now + LEASE_SECONDS if leased else None, None, after, now,
         )  # fmt: skip
 
     def _older_open(self, sop: str, destination: str) -> int | None:
@@ -377,7 +418,7 @@ class Store:
         """What became of attempts. Plain successes, nearly all there are, take two statements together."""
         plain: dict[int, dict[int, Outcome]] = {}
         for outcome in outcomes:
-            if outcome.kind is OutcomeKind.DELIVERED and outcome.status == 0 and not outcome.reason:
+            if is_plain(outcome):
                 plain.setdefault(outcome.fence, {})[outcome.delivery_id] = outcome
             else:
                 self.settle(outcome, now)

@@ -14,7 +14,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,14 +24,14 @@ import apsw
 from router.errors import LedgerError, fault_location
 from router.ledger.queries import Queries
 from router.ledger.schema import migrate
-from router.ledger.store import Counters, Receipt, ReceiptResult, Store
+from router.ledger.store import Counters, Receipt, ReceiptResult, Store, is_plain
 from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome
 from router.ports import Log
 
 T = TypeVar("T")
 GROUP_JOBS = 2048
 RENEW_EVERY = 20.0
-COMMIT_EVERY = 0.01
+COMMIT_EVERY = 0.025
 """Seconds from one commit to the next where nobody waits for it: a larger transaction costs little more than a small
 one, and each sync is taken from those of the spool."""
 FULL_WAIT = 0.2
@@ -187,6 +187,10 @@ class SqliteLedger:
         """
         self._queue.put(_Record(receipts, done, position, owed))
 
+    def next_delivery(self) -> int:
+        """The id of a delivery that a lane gets before the ledger knows of it: told by ``Receipt.sent``."""
+        return self._store.next_number()
+
     def settle(self, outcome: Outcome) -> None:
         self._queue.put(outcome)
 
@@ -275,6 +279,14 @@ class SqliteLedger:
 
     async def trace(self, key: str) -> list[dict[str, Any]]:
         return await asyncio.to_thread(self._queries.trace, key)
+
+    def instances(self) -> int:
+        """How many there are, roughly: none is counted twice, some that are gone are. Blocking."""
+        return self._queries.instances()
+
+    def sop_instances(self) -> Iterator[str]:
+        """The UIDs of all instances, each at least once. Blocking."""
+        return self._queries.sop_instances()
 
     async def oldest(self) -> dict[str, float]:
         """Destination to the arrival of its oldest undelivered instance, epoch seconds."""
@@ -395,7 +407,12 @@ class SqliteLedger:
 
     def _apply(self, records: list[_Record], outcomes: list[Outcome], now: float) -> None:
         if records:
-            results = iter(self._store.record([receipt for job in records for receipt in job.receipts], now))
+            delivered = {outcome.delivery_id: outcome for outcome in outcomes if is_plain(outcome)}
+            known = len(delivered)
+            receipts = [receipt for job in records for receipt in job.receipts]
+            results = iter(self._store.record(receipts, now, delivered))
+            if len(delivered) < known:
+                outcomes = [one for one in outcomes if one.delivery_id in delivered or not is_plain(one)]
             for job in records:
                 job.results = [next(results) for _ in job.receipts]
             position = next((job.position for job in reversed(records) if job.position is not None), None)

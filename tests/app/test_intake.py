@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 from router.app.ids import IdSource
 from router.app.intake import StoreIntake
+from router.app.known import KnownInstances
 from router.errors import LedgerError, SpoolError
 from router.ledger import ReceiptResult
 from router.model import Limits, Location, LogPosition, Origin
@@ -76,6 +78,10 @@ class FakeLedger:
 
     def __init__(self) -> None:
         self.records: list[tuple[Sequence[Any], Callable[[Any], None], LogPosition | None, bool]] = []
+        self.numbers = itertools.count(1)
+
+    def next_delivery(self) -> int:
+        return next(self.numbers)
 
     def record(
         self, receipts: Sequence[Any], done: Callable[[Any], None], *, position: LogPosition | None, owed: bool
@@ -116,7 +122,14 @@ class SilentLog:
 
 class House:
     def __init__(
-        self, folder: Path, rules: str = "route", on_no_match: str = "hold", changed: str = "version", **limits: Any
+        self,
+        folder: Path,
+        rules: str = "route",
+        on_no_match: str = "hold",
+        changed: str = "version",
+        *,
+        known: bool = False,
+        **limits: Any,
     ) -> None:
         (folder / "rules").mkdir()
         (folder / "rules" / "r.toml").write_text(RULES[rules])
@@ -130,6 +143,7 @@ class House:
             rules=lambda: self.rules, ids=IdSource(worker=0, last=0, clock=lambda: 1.7e9), limits=Limits(**limits),
             log=SilentLog(), decided=lambda decision: None, discarded=self._discarded,
             commit_observed=lambda seconds, count: None, changed_duplicate=changed,
+            known=KnownInstances() if known else None,
         )  # type: ignore[arg-type]  # fmt: skip
 
     def _discarded(self, info: Any, decision: Any) -> None:
@@ -190,6 +204,66 @@ async def test_success_is_said_when_the_record_is_durable_and_the_lane_hears_aft
     assert house.lane.reserved == 0
     assert house.intake.in_memory == 0
     assert house.intake.open_receptions == 0
+
+
+async def test_what_is_surely_new_goes_to_its_lane_with_its_answer_and_the_ledger_is_told_before(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, known=True)
+    data = instance()
+    told = []
+    offer = house.lane.offer
+    house.lane.offer = lambda delivery: (told.append(len(house.ledger.records)), offer(delivery))  # type: ignore[method-assign]
+    house.receive(data)
+    house.sync()
+    assert house.answers == [0x0000]
+    (delivery,) = house.lane.offered
+    assert told == [1], "an outcome must find its record"
+    assert (delivery.destination, delivery.fence) == ("pacs", 1)
+    assert b"".join(delivery.chunks or []) == data
+    (receipt,) = house.ledger.records[0][0]
+    assert receipt.sent == (delivery,)
+    assert receipt.direct == frozenset()
+    assert house.lane.kicked == 1
+    assert house.intake.in_memory == 0
+    assert house.intake.open_receptions == 1, "a shutdown waits for the ledger"
+    house.commit()
+    await turn()
+    assert house.intake.open_receptions == 0
+    assert len(house.lane.offered) == 1
+    assert house.lane.reserved == 0
+
+
+async def test_a_uid_that_was_here_before_waits_for_the_ledger(tmp_path: Path) -> None:
+    house = House(tmp_path, known=True)
+    house.receive(instance())
+    house.receive(instance(size=6000))
+    house.sync()
+    assert house.answers == [0x0000, 0x0000]
+    assert len(house.lane.offered) == 1
+    first, second = house.ledger.records[0][0]
+    assert (len(first.sent), len(second.sent)) == (1, 0)
+    assert second.direct == {"pacs"}
+
+
+async def test_what_is_surely_new_is_answered_without_the_ledger_also_where_it_may_refuse(tmp_path: Path) -> None:
+    house = House(tmp_path, changed="reject", known=True)
+    house.receive(instance())
+    house.receive(instance(size=6000))
+    house.sync()
+    assert house.answers == [0x0000]
+    assert [owed for _, _, _, owed in house.ledger.records] == [True, False]
+
+
+async def test_a_ledger_that_fails_takes_nothing_back_from_the_lanes(tmp_path: Path) -> None:
+    house = House(tmp_path, known=True)
+    house.receive(instance())
+    house.sync()
+    house.commit(LedgerError("disk"))
+    await turn()
+    assert house.answers == [0x0000]
+    assert len(house.lane.offered) == 1
+    assert (house.lane.reserved, house.intake.in_memory, house.intake.open_receptions) == (0, 0, 0)
 
 
 async def test_where_the_ledger_may_refuse_the_answer_waits_for_it(tmp_path: Path) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
 import pytest
 
 from router.errors import LedgerError, LedgerTooNew
-from router.ledger import SqliteLedger
-from router.model import Decision, Location, LogPosition, OutcomeKind, Priority, Verdict
+from router.ledger import Receipt, SqliteLedger
+from router.ledger.store import Store
+from router.model import Decision, Delivery, Location, LogPosition, OutcomeKind, Priority, Verdict
 from tests.ledger.support import SilentLog, counted, open_ledger, receipt, record, recount, settle
 
 
@@ -433,4 +438,103 @@ async def test_a_checkpoint_without_room_is_tried_again(tmp_path: Path) -> None:
     ledger._connection = real
     assert ledger.full
     assert not ledger.failed
+    await ledger.close()
+
+
+def at_once(ledger: SqliteLedger, to: Sequence[str] = ("a", "b"), sent: Sequence[str] = ("a", "b")) -> Receipt:
+    """A receipt of a new instance that lanes have already."""
+    new = receipt(to=to)
+    return replace(
+        new,
+        sent=tuple(
+            Delivery(id=ledger.next_delivery(), destination=name, instance=new.info, location=new.location, fence=1)
+            for name in sent
+        ),
+    )
+
+
+async def told_together(ledger: SqliteLedger, new: Receipt, *outcomes: Delivery) -> None:
+    """One transaction for an instance and what became of its deliveries."""
+    results: list[object] = []
+    with ledger_resting(ledger):
+        ledger.record([new], results.append, position=None, owed=True)
+        for delivery in outcomes:
+            settle(ledger, delivery)
+    await ledger.flush()
+    assert [result.kind for result in results[0]] == ["new"]  # type: ignore[attr-defined]
+
+
+@contextmanager
+def ledger_resting(ledger: SqliteLedger) -> Iterator[None]:
+    """What is said meanwhile comes into one transaction."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def rest(store: Store, now: float) -> None:
+        began.set()
+        go_on.wait(10)
+
+    ledger._call(rest)
+    began.wait(10)
+    yield
+    go_on.set()
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+async def test_an_instance_and_its_deliveries_in_one_transaction(tmp_path: Path, done: int) -> None:
+    ledger = open_ledger(tmp_path)
+    new = at_once(ledger)
+    await told_together(ledger, new, *new.sent[:done])
+    (story,) = await ledger.trace(new.info.sop_instance)
+    assert [row["state"] for row in story["deliveries"]] == ["done"] * done + ["leased"] * (2 - done)
+    assert [row["attempts"] for row in story["deliveries"]] == [1] * done + [0] * (2 - done)
+    assert {name: count for name, (count, _) in ledger.counts.open.items() if count} == dict.fromkeys("ab"[done:], 1)
+    assert ledger.counts.kept_bytes == (200 if done == 2 else 0)
+    for delivery in new.sent[done:]:
+        settle(ledger, delivery)
+    await ledger.flush()
+    assert ledger.counts.kept_bytes == 200
+    assert not any(count for count, _ in ledger.counts.open.values())
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_what_no_lane_took_at_once_is_ready(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    new = at_once(ledger, sent=("a",))
+    await told_together(ledger, new, *new.sent)
+    assert [delivery.instance.id for delivery in await ledger.lease("b", 10)] == [new.info.id]
+    assert await ledger.lease("a", 10) == []
+    await ledger.close()
+
+
+async def test_what_was_sent_at_once_and_failed_is_tried_again(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    new = at_once(ledger, to=("a",), sent=("a",))
+    with ledger_resting(ledger):
+        ledger.record([new], lambda results: None, position=None, owed=True)
+        settle(ledger, new.sent[0], OutcomeKind.RETRY, charge=True)
+    await ledger.flush()
+    (again,) = await ledger.lease("a", 10)
+    assert (again.id, again.attempts, again.fence) == (new.sent[0].id, 1, 2)
+    await ledger.close()
+
+
+async def test_a_restart_owes_what_was_sent_at_once_without_an_answer(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    new = at_once(ledger, to=("a",), sent=("a",))
+    await told_together(ledger, new)
+    await ledger.close()
+    ledger = open_ledger(tmp_path)
+    assert [delivery.id for delivery in await ledger.lease("a", 10)] == [new.sent[0].id]
+    assert ledger.next_delivery() > new.sent[0].id
+    await ledger.close()
+
+
+async def test_the_uids_of_all_instances_come_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.ledger.queries.PAGE", 3)
+    ledger = open_ledger(tmp_path)
+    made = [receipt() for _ in range(7)]
+    await record(ledger, *made)
+    assert sorted(ledger.sop_instances()) == sorted(one.info.sop_instance for one in made)
+    assert ledger.instances() == 7
     await ledger.close()

@@ -1,0 +1,83 @@
+"""Which SOP Instance UIDs may be known to the ledger already: asked of every object, answered without the ledger.
+
+A Bloom filter: what was never added is nearly always called new, what was added never is. An object that is surely new
+has no older version anywhere that must go before it, so it can be sent as soon as it is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import xxhash
+
+LEAST = 1 << 17
+"""UIDs that the smallest filter is made for."""
+BITS = 16
+"""Per UID that it is made for: with PROBES, one in 400 that are new is not called so when it is full."""
+PROBES = 4
+
+
+class _Filter:
+    def __init__(self, capacity: int) -> None:
+        size = BITS * max(capacity, LEAST)
+        self._mask = (1 << (size - 1).bit_length()) - 1
+        self._bits = bytearray((self._mask + 1) // 8)
+        self.capacity = (self._mask + 1) // BITS
+        self.added = 0
+
+    def add(self, number: int) -> bool:
+        """True if it was not there; ``number`` has 128 evenly spread bits."""
+        bits, mask = self._bits, self._mask
+        new = False
+        for _ in range(PROBES):
+            place = number & mask
+            number >>= 32
+            at, bit = place >> 3, 1 << (place & 7)
+            held = bits[at]
+            if not held & bit:
+                bits[at] = held | bit
+                new = True
+        self.added += new
+        return new
+
+
+class KnownInstances:
+    """Lives on the event loop.
+
+    Args:
+        names: The UIDs that the ledger has.
+        count: About how many they are.
+    """
+
+    def __init__(self, names: Iterable[str] = (), count: int = 0) -> None:
+        self._filter = _Filter(4 * count)
+        self._next: _Filter | None = None
+        for name in names:
+            self._filter.add(xxhash.xxh3_128_intdigest(name.encode()))
+
+    def add(self, name: str) -> bool:
+        """From now on it is known; True if it surely was not before."""
+        number = xxhash.xxh3_128_intdigest(name.encode())
+        if self._next is not None:
+            self._next.add(number)
+        return self._filter.add(number)
+
+    @property
+    def full(self) -> bool:
+        """More and more of what is new is not called so: it is time to begin again with what the ledger still has."""
+        return self._filter.added > self._filter.capacity and self._next is None
+
+    def begin_again(self, count: int) -> None:
+        """What is added from here on is in the next filter too; ``also`` adds what the ledger has."""
+        self._next = _Filter(4 * count)
+
+    def also(self, names: Iterable[str]) -> None:
+        """The ledger has these. In any thread, while nothing else adds them."""
+        if self._next is not None:
+            for name in names:
+                self._next.add(xxhash.xxh3_128_intdigest(name.encode()))
+
+    def go_over(self) -> None:
+        """The next filter has everything."""
+        if self._next is not None:
+            self._filter, self._next = self._next, None
