@@ -47,6 +47,8 @@ bench: $(VENV)/.tests debian-packages
 	$(BIN)/python -m benchmarks.micro_fastpdu
 	$(BIN)/python -m benchmarks.micro_rules
 	$(BIN)/python -m benchmarks.micro_storage
+	$(BIN)/python -m benchmarks.micro_path
+	$(BIN)/python -m benchmarks.scale --json results/scale.json
 	$(BIN)/python -m benchmarks.flow --json results/flow.json
 	$(BIN)/python -m benchmarks.picture results/flow.json results/flow.svg
 

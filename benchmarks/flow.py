@@ -87,6 +87,8 @@ class Work:
     destinations: int
     per_association: int
     first: int
+    pause_ms: int = 0
+    """Between two objects of an association."""
 
     sinks: list[Sink] = field(default_factory=list)
 
@@ -338,7 +340,7 @@ def run(system: System, work: Work) -> Figures:
         load = subprocess.run(
             [
                 str(work.tools / "load"), "127.0.0.1", str(port), called, "BENCH", str(work.associations), str(work.objects),
-                str(work.size), str(work.per_association), str(work.first), str(log),
+                str(work.size), str(work.per_association), str(work.first), str(log), str(work.pause_ms),
             ],
             check=True, capture_output=True, text=True, timeout=600,
         )  # fmt: skip

@@ -45,3 +45,24 @@ def test_the_picture_shows_every_row() -> None:
     assert picture.index("limit of the machine") < picture.index("dicom-router")
     assert "100 objects/s" in picture
     assert "delivered to 1 destination" in picture
+
+
+@pytest.mark.timeout(200)
+def test_scale_and_latency_are_measured_and_nothing_is_lost(tmp_path: Path) -> None:
+    require("cc")
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scale", "--rounds", "1", "--scale", "0.01", "--associations", "1,4",
+         "--destinations", "1,2", "--folder", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count(" router ") == 6
+
+
+def test_our_own_code_is_measured_alone() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.micro_path", "--rounds", "1", "--count", "40"],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("together") == 2

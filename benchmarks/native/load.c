@@ -1,14 +1,14 @@
 /* Sends distinct, valid objects over several associations and reports when each was answered.
  *
- *   load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG
+ *   load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG [PAUSE_MS]
  *
  * OBJECTS is the total; each thread keeps one association and opens a new one (a new study) after PER_ASSOCIATION
- * objects (0: never). FIRST numbers the objects, so that runs do not share UIDs. LOG gets "uid hash status seconds sent"
+ * objects (0: never). Between two objects an association rests for PAUSE_MS. FIRST numbers the objects, so that runs do not share UIDs. LOG gets "uid hash status seconds sent"
  * per object: seconds to the response, and when the last byte had been sent, on the monotonic clock. Prints one JSON line. One object is in flight per association: DICOM's default. */
 #include "wire.h"
 
 static const char *host, *called, *calling;
-static int port, associations, per_association;
+static int port, associations, per_association, pause_ms;
 static long objects, first;
 static size_t size;
 static atomic_long next_object;
@@ -93,6 +93,7 @@ static void *run(void *arg) {
     for (;;) {
         long n = atomic_fetch_add(&next_object, 1);
         if (n >= objects) break;
+        if (pause_ms && fd >= 0) usleep((useconds_t)pause_ms * 1000);
         if (fd >= 0 && per_association && sent == per_association) { release(fd); fd = -1; }
         if (fd < 0) {
             char su[UID_LEN + 1], se[UID_LEN + 1];
@@ -143,7 +144,8 @@ static void *run(void *arg) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 11) { fprintf(stderr, "usage: load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG\n"); return 2; }
+    if (argc != 11 && argc != 12) { fprintf(stderr, "usage: load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG [PAUSE_MS]\n"); return 2; }
+    pause_ms = argc == 12 ? atoi(argv[11]) : 0;
     host = argv[1]; port = atoi(argv[2]); called = argv[3]; calling = argv[4]; associations = atoi(argv[5]);
     objects = atol(argv[6]); size = (size_t)atol(argv[7]); per_association = atoi(argv[8]); first = atol(argv[9]);
     logfile = fopen(argv[10], "w");
