@@ -29,6 +29,9 @@ def frame_message(
     context_id: int, command: bytes, chunks: Sequence[Buffer], size: int, max_length: int
 ) -> list[Buffer]: ...
 def plain_text(value: bytes) -> str | None: ...
+def plain_texts(
+    values: dict[tuple[int, ...], tuple[str, bytes]], paths: Sequence[tuple[int, ...]], plain: frozenset[str]
+) -> list[str | None]: ...
 
 class ElementWalker:
     def __init__(

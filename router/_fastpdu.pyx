@@ -1025,7 +1025,7 @@ cdef class ElementWalker:
         return 8
 
 
-def plain_text(bytes value not None):
+cpdef plain_text(bytes value):
     """One value of ASCII text without the NULs and spaces around it; None for anything that needs a closer look: a backslash, an
     ESC, characters beyond ASCII (PS3.5 §6.1, §6.4)."""
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(value)
@@ -1039,3 +1039,18 @@ def plain_text(bytes value not None):
         p += 1
         n -= 1
     return p[:n].decode("ascii")
+
+
+def plain_texts(dict values not None, paths, frozenset plain not None):
+    """``plain_text`` of the (VR, value) at each path, "" for one that is missing, None for one whose VR is not among ``plain``."""
+    cdef list found = []
+    cdef object path, entry
+    cdef tuple pair
+    for path in paths:
+        entry = values.get(path)
+        if entry is None:
+            found.append("")
+            continue
+        pair = entry
+        found.append(plain_text(pair[1]) if pair[0] in plain else None)
+    return found

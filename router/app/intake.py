@@ -27,6 +27,7 @@ from router.app.held import facts_of
 from router.app.ids import IdSource
 from router.app.known import KnownInstances
 from router.delivery.lane import Lane
+from router.dicom import attributes as attributes_of
 from router.dicom.attributes import Attributes
 from router.dicom.inspect import DatasetInspector
 from router.errors import DatasetError, LedgerError, SpoolError, SpoolFull, fault_location
@@ -43,6 +44,17 @@ JOIN = 64 << 10
 STREAM_HIGH = 4 << 20
 """Bytes of one streamed object that may wait for the disk before its socket rests."""
 STREAM_LOW = 1 << 20
+
+
+IDENTIFYING = (
+    attributes_of.SOP_CLASS_UID,
+    attributes_of.SOP_INSTANCE_UID,
+    attributes_of.STUDY_INSTANCE_UID,
+    attributes_of.SERIES_INSTANCE_UID,
+    attributes_of.PATIENT_ID,
+    attributes_of.ACCESSION_NUMBER,
+    attributes_of.MODALITY,
+)
 
 
 class Entry:
@@ -440,7 +452,8 @@ class StoreReception:
             if self._error is not None:
                 raise self._error
             attributes = self._inspector.finish()
-            self._check_uids(attributes)
+            sop_class, sop_instance, *texts = attributes.firsts(IDENTIFYING)
+            self._check_uids(attributes, sop_class, sop_instance)
         except DatasetError as error:
             self._drop()
             intake.ended()
@@ -448,7 +461,7 @@ class StoreReception:
             return
         if self._small:
             self._join()
-        info = self._info(attributes)
+        info = self._info(texts)
         decision = intake.decide(self._rules, info, attributes)
         intake.decided(decision)
         if decision.verdict is Verdict.REJECT or decision.verdict is Verdict.DISCARD:
@@ -508,22 +521,17 @@ class StoreReception:
         if held:
             self._intake.freed(held)
 
-    def _check_uids(self, attributes: Attributes) -> None:
+    def _check_uids(self, attributes: Attributes, sop_class: str, sop_instance: str) -> None:
         """Command and data set must name the same instance (PS3.4 B.2.2.1: otherwise 0xA900)."""
         if not attributes.available:
             return
-        for tag, expected in ((0x00080016, self._sop_class), (0x00080018, self._sop_instance)):
-            found = attributes.texts((tag,))
-            if not found:
-                raise DatasetError(Status.MISSING_UIDS, "data set lacks SOP Class or SOP Instance UID")
-            if found[0] != expected:
-                raise DatasetError(Status.DATA_SET_MISMATCH, "data set UIDs differ from the command")
+        if not sop_class or not sop_instance:
+            raise DatasetError(Status.MISSING_UIDS, "data set lacks SOP Class or SOP Instance UID")
+        if sop_class != self._sop_class or sop_instance != self._sop_instance:
+            raise DatasetError(Status.DATA_SET_MISMATCH, "data set UIDs differ from the command")
 
-    def _info(self, attributes: Attributes) -> InstanceInfo:
-        def first(tag: int) -> str:
-            values = attributes.texts((tag,))
-            return values[0] if values else ""
-
+    def _info(self, texts: Sequence[str]) -> InstanceInfo:
+        study, series, patient_id, accession, modality = texts
         return InstanceInfo(
             id=self._intake.ids.next(),
             sop_class=self._sop_class,
@@ -533,10 +541,10 @@ class StoreReception:
             received=time.time(),
             size=self._size,
             checksum=self._hasher.digest(),
-            study=first(0x0020000D),
-            series=first(0x0020000E),
-            patient_id=first(0x00100020),
-            accession=first(0x00080050),
-            modality=first(0x00080060),
+            study=study,
+            series=series,
+            patient_id=patient_id,
+            accession=accession,
+            modality=modality,
             move_originator=self._move_originator,
         )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import cast
 
-from router._fastpdu import plain_text
+from router._fastpdu import plain_text, plain_texts
 from router.dicom import dictionary
 from router.dicom.charset import decode
 
@@ -98,6 +99,14 @@ class Attributes:
         found = self._read(vr, value) if text is None else (text,) if text else ()
         self._texts[path] = found
         return found
+
+    def firsts(self, paths: Sequence[Path]) -> list[str]:
+        """The first value of each as text, "" for what is missing or empty. Nearly all are plain, and read at once."""
+        found = plain_texts(self._values, paths, _PLAIN)
+        for index, text in enumerate(found):
+            if text is None:
+                found[index] = next(iter(self.texts(paths[index]) or ()), "")
+        return cast("list[str]", found)
 
     def numbers(self, path: Path) -> tuple[float, ...] | None:
         """Values as numbers, whole ones as int; None if the element is missing. Values that are no finite number are

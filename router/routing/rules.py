@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from router.model import Decision, Priority, Verdict
 from router.routing.conditions import Condition, failing
@@ -103,13 +104,7 @@ class RuleSet:
         if not destinations:
             verdict = Verdict.HOLD if unknown else self.on_no_match
             return Decision(verdict=verdict, rules=tuple(matched), version=self.version)
-        return Decision(
-            verdict=Verdict.ROUTE,
-            destinations=tuple(destinations),
-            priority=priority,
-            rules=tuple(matched),
-            version=self.version,
-        )
+        return _routed(tuple(destinations), priority, tuple(matched), self.version)
 
     def explain(self, attributes: AttributeView, facts: RuleFacts) -> Explanation:
         """Why: for each rule whether it matched, and if not, because of which condition. Never raises."""
@@ -127,6 +122,12 @@ class RuleSet:
             elif matched is None and (rule.final or rule.discard):
                 stopped_by = f'"{rule.name}" cannot be told, so the object is held'
         return Explanation(self.decide(attributes, facts), tuple(lines))
+
+
+@lru_cache(maxsize=1024)
+def _routed(destinations: tuple[str, ...], priority: Priority, rules: tuple[str, ...], version: str) -> Decision:
+    """There are few different ones."""
+    return Decision(verdict=Verdict.ROUTE, destinations=destinations, priority=priority, rules=rules, version=version)
 
 
 def _explain(rule: Rule, view: View) -> tuple[bool | None, str]:
