@@ -252,6 +252,9 @@ cdef enum:
     COMMAND_FRAGMENT = 1
     LAST_FRAGMENT = 2
 
+# More than any data set: what is left of one whose size nobody knows yet.
+cdef unsigned long long OPEN_ENDED = <unsigned long long>1 << 62
+
 
 cdef Py_ssize_t fragment_size(unsigned long long max_length) except -1:
     """Data bytes per fragment for a peer's maximum length: even, PDV header counted (PS3.8 D.1, E.1)."""
@@ -299,7 +302,8 @@ cdef class MessageFramer:
 
     Args:
         context_id: Presentation context id of the message.
-        size: Bytes of the whole data set. 0 gives one empty last fragment.
+        size: Bytes of the whole data set. 0 gives one empty last fragment. None: open-ended, not known before ``end``; then only
+            whole PDUs are given out, and up to one fragment, never nothing once there was data, is held back for ``end`` to mark as the last.
         max_length: The peer's maximum length; 0 is no limit.
 
     Raises:
@@ -313,13 +317,17 @@ cdef class MessageFramer:
     cdef Py_ssize_t _fragment_left
     cdef unsigned long long _left
     cdef bint _done
+    cdef list _held
+    cdef Py_ssize_t _held_size
 
-    def __init__(self, uint8_t context_id, unsigned long long size, unsigned long long max_length):
+    def __init__(self, uint8_t context_id, size, unsigned long long max_length):
         self._context_id = context_id
         self._fragment = fragment_size(max_length)
         self._fragment_left = 0
-        self._left = size
+        self._left = OPEN_ENDED if size is None else <unsigned long long>size
         self._done = False
+        self._held = [] if size is None else None
+        self._held_size = 0
 
     cdef inline uint8_t _open(self, Py_ssize_t* length) noexcept:
         """Begin the next fragment: sets its length, returns its message control header."""
@@ -401,10 +409,31 @@ cdef class MessageFramer:
             PyBuffer_Release(&view)
         return 0
 
+    cdef int _feed_held(self, object chunk, list out) except -1:
+        """Open-ended: as many whole fragments as leave something for the last one."""
+        cdef object view = memoryview(chunk)
+        cdef Py_ssize_t n, give
+        if view.itemsize != 1:
+            view = view.cast("B")
+        n = len(view)
+        if n == 0:
+            return 0
+        give = (self._held_size + n - 1) // self._fragment * self._fragment
+        self._held_size += n - give
+        if give:
+            # What was held is one fragment at most, so all of it leaves.
+            for piece in self._held:
+                give -= len(piece)
+                self._feed(piece, out)
+            self._held = []
+            self._feed(view[:give], out)
+        self._held.append(view[give:] if give else chunk)
+        return 0
+
     @property
     def left(self):
-        """Bytes of the data set not fed yet."""
-        return self._left
+        """Bytes of the data set not fed yet; None: not known."""
+        return None if self._held is not None else self._left
 
     def feed(self, chunk):
         """The next bytes of the data set; returns the buffers to write, in order. Slices refer to ``chunk``.
@@ -413,7 +442,26 @@ cdef class MessageFramer:
             LocalProtocolError: If this is more than ``size``.
         """
         cdef list out = []
-        self._feed(chunk, out)
+        if self._held is not None:
+            self._feed_held(chunk, out)
+        else:
+            self._feed(chunk, out)
+        return out
+
+    def end(self):
+        """Open-ended: the data set is whole; returns the buffers of its last fragment.
+
+        Raises:
+            LocalProtocolError: If the size was known, or the end has been said before.
+        """
+        cdef list out = []
+        cdef list held = self._held
+        if held is None:
+            raise LocalProtocolError("the end of a data set whose size was said")
+        self._held = None
+        self._left = <unsigned long long>self._held_size
+        for piece in held or (b"",):
+            self._feed(piece, out)
         return out
 
 

@@ -303,6 +303,8 @@ class Destination:
     """Seconds an association is kept open with nothing to send."""
     async_operations: int = 16
     """Asynchronous operations window proposed (invoked); 1 proposes none."""
+    cut_through: bool = True
+    """Large objects start towards it while they still arrive, when it is idle (dicom)."""
     duplicate_is_done: bool = True
     """0x0111 counts as delivered: a repeat after a lost answer gives exactly this."""
 

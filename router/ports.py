@@ -84,7 +84,8 @@ class DataSource(Protocol):
     """The data set of a stored instance, to be sent."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int | None:
+        """None: it is not whole yet; the size is known when ``chunks`` ends."""
 
     @property
     def buffers(self) -> Sequence[Buffer] | None:
@@ -93,6 +94,39 @@ class DataSource(Protocol):
     def chunks(self) -> AsyncIterator[bytes]:
         """In order, bounded memory, disk read in threads. The last chunk is given only after the checksum of the
         whole has been verified; raises SpoolCorrupt otherwise, so the sender can abort before the last fragment."""
+
+
+class GrowingSource(DataSource, Protocol):
+    """The data set of an instance that still arrives, for one destination. Of no use after ``close``.
+
+    ``chunks`` ends only after ``complete``, and only if what it gave is what was stored: whoever sends it holds the
+    last fragment back until then. It raises SpoolError, at its next turn, once the object has failed.
+    """
+
+    @property
+    def given(self) -> int:
+        """Bytes that ``chunks`` has given so far."""
+
+    @property
+    def starved(self) -> bool:
+        """It has given all that there is, and waits for the sender."""
+
+    @property
+    def ended(self) -> bool:
+        """``chunks`` has given everything, and it was right."""
+
+    def complete(self, info: InstanceInfo) -> None:
+        """The object is stored, and owed: it may be sent to its end."""
+
+    def close(self) -> None:
+        """Let go of memory and files. Safe at any time, more than once."""
+
+
+class GrowingObject(Protocol):
+    """A large object that still arrives."""
+
+    def source(self) -> GrowingSource:
+        """For one more destination, from the first byte."""
 
 
 class SpoolReader(Protocol):
@@ -138,6 +172,9 @@ class LaneMetrics(Protocol):
     def association_opened(self) -> None: ...
 
     def association_closed(self) -> None: ...
+
+    def cut_through(self, outcome: str) -> None:
+        """An early transfer has ended: ``completed`` or ``given_up``."""
 
 
 class ListenerMetrics(Protocol):

@@ -235,6 +235,7 @@ class _Builder:
             release_timeout=item.release_timeout,
             idle_timeout=item.idle_timeout,
             async_operations=item.async_operations,
+            cut_through=item.cut_through,
             duplicate_is_done=item.duplicate_is_done,
         )
 

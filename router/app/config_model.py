@@ -181,6 +181,8 @@ class DestinationModel(_Table):
     """How long an association stays open with nothing to send."""
     async_operations: int = Field(default=16, ge=1, le=1024)
     """Asynchronous operations window proposed; 1 proposes none."""
+    cut_through: bool = True
+    """Large objects start towards it while they still arrive, whenever it is idle."""
     duplicate_is_done: bool = True
     """Status 0x0111 counts as delivered."""
 

@@ -11,7 +11,9 @@ The invariants, each held by a test:
 4. Lanes get an object whose UID is surely new as soon as it is answered. Any other they hear of after the ledger's
    commit: it alone knows whether older versions are still owed.
 5. Bytes of a data set are copied once, from the receive buffer, and given on by reference: to the spool, to the lanes.
-6. Memory is bounded: an object beyond ``object_memory`` streams to the disk, and past ``ingest_memory`` sockets rest.
+6. An object over ``CUT_THROUGH`` may be on its way to idle destinations before it is whole. Its last fragment leaves
+   by 4, like everything else that counts.
+7. Memory is bounded: an object beyond ``object_memory`` streams to the disk, and past ``ingest_memory`` sockets rest.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ from typing import Any
 
 import xxhash
 
+from router.app.cut_through import CUT_THROUGH, CutThrough
 from router.app.held import facts_of
 from router.app.ids import IdSource
 from router.app.known import KnownInstances
+from router.delivery.early import EarlyTransfer
 from router.delivery.lane import Lane
+from router.delivery.memory import Budget
 from router.dicom import attributes as attributes_of
 from router.dicom.attributes import Attributes
 from router.dicom.inspect import DatasetInspector
@@ -44,6 +49,7 @@ JOIN = 64 << 10
 STREAM_HIGH = 4 << 20
 """Bytes of one streamed object that may wait for the disk before its socket rests."""
 STREAM_LOW = 1 << 20
+NONE_EARLY: Mapping[str, EarlyTransfer] = {}
 
 
 IDENTIFYING = (
@@ -60,7 +66,7 @@ IDENTIFYING = (
 class Entry:
     """One instance on its way through spool and ledger."""
 
-    __slots__ = ("chunks", "decision", "direct", "done", "ended_at", "info", "location", "new", "sent")
+    __slots__ = ("chunks", "decision", "direct", "done", "early", "ended_at", "info", "location", "new", "sent")
 
     def __init__(
         self,
@@ -81,6 +87,8 @@ class Entry:
         """When its last fragment came, by the loop's clock."""
         self.new = new
         """No other instance with its UID was ever here."""
+        self.early: Mapping[str, EarlyTransfer] = NONE_EARLY
+        """What is being sent of it already, by destination."""
         self.location: Location | None = None
         self.sent: tuple[Delivery, ...] = ()
         """What lanes have without having heard of the ledger's commit."""
@@ -113,6 +121,7 @@ class StoreIntake:
         discarded: Called with the rule names of every object that a rule dropped.
         changed_duplicate: ``version``, ``reject`` or ``hold``: what to do with other bytes under a known UID.
         known: The UIDs that were here before; None: others receive for the same ledger, so nothing is surely new.
+        budget: Of the lanes; what is kept of objects that are sent on while they arrive is counted in it too.
     """
 
     def __init__(
@@ -131,6 +140,7 @@ class StoreIntake:
         commit_observed: Callable[[float, int], None],
         changed_duplicate: str = "version",
         known: KnownInstances | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.loop = loop
         self.spool = spool
@@ -145,6 +155,7 @@ class StoreIntake:
         self.commit_observed = commit_observed
         self.changed_duplicate = changed_duplicate
         self.known = known
+        self.budget = budget if budget is not None else Budget(limits.window_memory)
         self.in_memory = 0
         """Bytes received and not yet given to the lanes, all receptions together."""
         self._resting: set[Callable[[], None]] = set()
@@ -305,15 +316,22 @@ class StoreIntake:
             if result.unneeded is not None:
                 unneeded.append(result.unneeded)
             backlog |= result.backlog
-            direct = entry.direct
+            direct, early = entry.direct, entry.early
             if direct:
                 deliveries = result.deliveries
                 for delivery in deliveries:
                     delivery.chunks = chunks
-                offered += deliveries
+                if early:
+                    for delivery in deliveries:
+                        lanes[delivery.destination].offer(delivery, early.get(delivery.destination))
+                        lanes[delivery.destination].kick()
+                else:
+                    offered += deliveries
                 if len(deliveries) < len(direct):
                     for name in direct.difference(delivery.destination for delivery in deliveries):
                         lanes[name].cancel_reservation()
+            for transfer in early.values():
+                transfer.give_up()  # unless it was adopted; before the record may be overwritten
         self._offer(offered)
         for name in backlog:
             lane = lanes.get(name)
@@ -343,6 +361,8 @@ class StoreIntake:
             self.freed(entry.info.size)
         for name in entry.direct:
             self.lanes[name].cancel_reservation()
+        for transfer in entry.early.values():
+            transfer.give_up()
 
 
 class StoreReception:
@@ -350,6 +370,8 @@ class StoreReception:
 
     __slots__ = (
         "_chunks",
+        "_cut",
+        "_cut_asked",
         "_error",
         "_hasher",
         "_held",
@@ -395,6 +417,8 @@ class StoreReception:
         self._held = 0
         """Bytes of ours counted in the intake's memory."""
         self._stream: SpoolStream | None = None
+        self._cut: CutThrough | None = None
+        self._cut_asked = False
         self._error: DatasetError | None = None
         if intake.spool.below_objects_floor() or intake.ledger.full:
             self._error = DatasetError(Status.OUT_OF_RESOURCES, "out of disk space")
@@ -431,6 +455,10 @@ class StoreReception:
         data = bytes(fragment)
         if self._stream is not None:
             self._stream.write(data)
+            if self._cut is not None:
+                self._cut.append(data)
+            elif self._size > CUT_THROUGH and not self._cut_asked:
+                self._cut_through(self._stream)
             return
         self._held += length
         self._intake.in_memory += length
@@ -461,8 +489,13 @@ class StoreReception:
             return
         if self._small:
             self._join()
-        info = self._info(texts)
-        decision = intake.decide(self._rules, info, attributes)
+        info = self._info(texts, intake.ids.next(), self._hasher.digest())
+        cut = self._cut
+        if cut is not None and not self._inspector.head_was_all:
+            # Something that the rules name stood behind the pixels: what was decided without it does not hold.
+            cut.give_up()
+            cut = None
+        decision = cut.decision if cut is not None else intake.decide(self._rules, info, attributes)
         intake.decided(decision)
         if decision.verdict is Verdict.REJECT or decision.verdict is Verdict.DISCARD:
             self._drop()
@@ -478,6 +511,8 @@ class StoreReception:
         new = intake.known is not None and intake.known.add(info.sop_instance)
         entry = Entry(info, decision, self._chunks if stream is None else None, direct, done, intake.loop.time(), new)
         if stream is not None:
+            if cut is not None:
+                entry.early = cut.transfers
             stream.finish(entry)
         else:
             intake.spool.submit(entry)
@@ -492,6 +527,27 @@ class StoreReception:
         self._chunks.append(self._small[0] if len(self._small) == 1 else b"".join(self._small))
         self._small = []
         self._small_size = 0
+
+    def _cut_through(self, stream: SpoolStream) -> None:
+        """Once what the rules can see is known: decide, and begin to send it on where that can be done at once."""
+        if not self._rules.of_head:
+            self._cut_asked = True
+            return
+        attributes = self._inspector.head()
+        if attributes is None:
+            return
+        self._cut_asked = True
+        sop_class, sop_instance, *texts = attributes.firsts(IDENTIFYING)
+        try:
+            self._check_uids(attributes, sop_class, sop_instance)
+        except DatasetError:
+            return  # told at the end
+        intake = self._intake
+        info = self._info(texts, 0, b"")
+        decision = intake.decide(self._rules, info, attributes)
+        self._cut = CutThrough.begin(
+            info, decision, stream, spool=intake.spool, lanes=intake.lanes, budget=intake.budget
+        )
 
     def _start_stream(self) -> None:
         """More than one association may keep in memory: from here on the bytes go to a segment of their own."""
@@ -512,6 +568,9 @@ class StoreReception:
 
     def _drop(self) -> None:
         self._intake.forget_rest(self._resume)
+        if self._cut is not None:
+            self._cut.give_up()
+            self._cut = None
         if self._stream is not None:
             self._stream.discard()
             self._stream = None
@@ -530,17 +589,17 @@ class StoreReception:
         if sop_class != self._sop_class or sop_instance != self._sop_instance:
             raise DatasetError(Status.DATA_SET_MISMATCH, "data set UIDs differ from the command")
 
-    def _info(self, texts: Sequence[str]) -> InstanceInfo:
+    def _info(self, texts: Sequence[str], number: int, checksum: bytes) -> InstanceInfo:
         study, series, patient_id, accession, modality = texts
         return InstanceInfo(
-            id=self._intake.ids.next(),
+            id=number,
             sop_class=self._sop_class,
             sop_instance=self._sop_instance,
             transfer_syntax=self._transfer_syntax,
             origin=self._origin,
             received=time.time(),
             size=self._size,
-            checksum=self._hasher.digest(),
+            checksum=checksum,
             study=study,
             series=series,
             patient_id=patient_id,

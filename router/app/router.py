@@ -158,6 +158,7 @@ class Router:
             commit_observed=self.metrics.commit,
             changed_duplicate=config.on_changed_duplicate,
             known=known,
+            budget=budget,
         )
         self.ledger.start(self.loop, failed=self._ledger_failed)
         self.spool.start(

@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from router.delivery.classify import judge_error
+from router.delivery.early import COMPLETED, GIVEN_UP, EarlyTransfer
 from router.delivery.sender import Sender
 from router.errors import AssociationAborted
-from router.model import Delivery
+from router.model import Delivery, InstanceInfo
 from router.services.storage_scu import StoreResponse
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class LaneAssociation:
         self._loop = lane.loop
         self._sender: Sender | None = None
         self._in_flight: dict[int, Delivery] = {}
+        self._early: EarlyTransfer | None = None
+        """What is sent here although it has not arrived whole; then nothing else is."""
         self._head: int | None = None
         """What the peer should have answered next when the association died."""
         self._delivered = 0
@@ -51,9 +54,64 @@ class LaneAssociation:
     def soon(self) -> int:
         """Objects that it will take without another association: one while it is being opened, else none once it is
         full."""
-        if self._retiring:
+        if self._retiring or self.early is not None:
             return 0
         return 1 if self._sender is None else max(0, self._sender.room)
+
+    @property
+    def early(self) -> EarlyTransfer | None:
+        """The early transfer that holds it, if one does."""
+        early = self._early
+        return None if early is None or early.over else early
+
+    def free_for(self, info: InstanceInfo) -> bool:
+        """An early transfer of this instance can begin here at once."""
+        sender = self._sender
+        return (
+            sender is not None
+            and self.working
+            and not self._in_flight
+            and self._early is None
+            and sender.room > 0
+            and sender.accepts(info)
+        )
+
+    def begin(self, early: EarlyTransfer) -> None:
+        """Send what there is of it, and what comes; as soon as this is open."""
+        self._early = early
+        sender = self._sender
+        if sender is None:
+            return
+        if early.over or not sender.accepts(early.info):
+            early.end(GIVEN_UP)
+            self._early = None
+            return
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        early.association = self
+        sender.store(early.info, early.source).add_done_callback(partial(self._early_over, early))
+
+    def adopted(self, delivery: Delivery) -> None:
+        """What is sent early is a delivery from now on."""
+        self._in_flight[delivery.id] = delivery
+
+    def _early_over(self, early: EarlyTransfer, future: asyncio.Future[StoreResponse]) -> None:
+        self._early = None
+        delivery, whole = early.delivery, early.source.ended
+        error = None if future.cancelled() else future.exception()
+        answered = error is None and not future.cancelled()
+        early.end(COMPLETED if answered and whole and delivery is not None else GIVEN_UP)
+        if delivery is not None and (isinstance(error, AssociationAborted) or (answered and whole)):
+            self._answered(delivery, future)
+            return
+        # Answered before its end, or what was read is not what was stored: the ordinary way will tell. If the
+        # destination ended the association, ``_closed`` judges it.
+        if delivery is not None:
+            self._in_flight.pop(delivery.id, None)
+            self._lane.put_back(delivery)
+        if not isinstance(error, AssociationAborted):
+            self.abort()
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._open())
@@ -81,8 +139,10 @@ class LaneAssociation:
         )
         if self._retiring:
             self._release_if_idle()
-        else:
-            self.pump()
+            return
+        if self._early is not None:
+            self.begin(self._early)
+        self.pump()
 
     def pump(self) -> None:
         """Send as long as there is something to send and room for it."""
@@ -138,7 +198,7 @@ class LaneAssociation:
 
     def _release_if_idle(self) -> None:
         sender = self._sender
-        if sender is None or self._in_flight or self._releasing or not sender.alive:
+        if sender is None or self._in_flight or self._early is not None or self._releasing or not sender.alive:
             return
         if self._retiring:
             self._release()
@@ -153,7 +213,7 @@ class LaneAssociation:
 
     def _on_idle(self) -> None:
         self._idle = None
-        if self._in_flight:
+        if self._in_flight or self._early is not None:
             return
         if self._loop.time() < self._idle_since + self._lane.destination.idle_timeout:
             self._wait_idle()
@@ -170,6 +230,8 @@ class LaneAssociation:
     def retire(self) -> None:
         """No more objects; released as soon as nothing is in flight."""
         self._retiring = True
+        if self._early is not None:
+            self._early.give_up()
         if self._sender is None:
             if self._task is not None:
                 self._task.cancel()
@@ -203,6 +265,9 @@ class LaneAssociation:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
+        if self._early is not None:
+            self._early.end(GIVEN_UP)  # it never began
+            self._early = None
         if not self.over.done():
             self.over.set_result(None)
             if kick:

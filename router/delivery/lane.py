@@ -15,6 +15,7 @@ Invariants:
 3. A delivery is *delivered* only by a success or warning status that answers it.
 4. A failure of the destination is charged to no object, and a failure of one object does not stop the others.
 5. Timers are monotonic. Wall clock time is only written to the ledger.
+6. What is sent before it has arrived whole (``early``) is no delivery until ``offer`` makes one of it.
 
 States: *up*; *resting* after the destination failed, until a timer; *probing* with one object; *paused* by an operator.
 """
@@ -32,11 +33,12 @@ from router.delivery.association import LaneAssociation
 from router.delivery.backoff import rest_seconds
 from router.delivery.classify import Judgement, Meaning, judge_error, judge_status, retry_after
 from router.delivery.concurrency import Concurrency
+from router.delivery.early import PATIENCE, EarlyTransfer
 from router.delivery.memory import Budget
 from router.delivery.sender import OpenSender, Pair
 from router.errors import LedgerError, SpoolError
 from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Outcome, OutcomeKind, Priority
-from router.ports import LaneMetrics, Ledger, Log, SpoolReader
+from router.ports import GrowingObject, LaneMetrics, Ledger, Log, SpoolReader
 
 LEASE_BATCH = 256
 PREFETCH = 32
@@ -128,6 +130,7 @@ class Lane:
         self._rest_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._lease_timer: asyncio.TimerHandle | None = None
+        self._early_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         metrics.up(True)
@@ -145,9 +148,50 @@ class Lane:
     def cancel_reservation(self) -> None:
         self._reserved -= 1
 
-    def offer(self, delivery: Delivery) -> None:
-        """The committed object takes its reserved place; ``kick`` once for all that are offered together."""
+    def early(self, info: InstanceInfo, data: GrowingObject) -> EarlyTransfer | None:
+        """Begin to send an object that still arrives; None if there is anything else to do here, or no place.
+
+        Args:
+            info: As far as it is known: neither id, size nor checksum.
+        """
+        destination, pair = self.destination, (info.sop_class, info.transfer_syntax)
+        allowed = destination.transfer_syntaxes
+        if (
+            not destination.cut_through
+            or destination.kind != "dicom"
+            or self._closing
+            or self.state != "up"
+            or self._backlog
+            or self._leasing
+            or self.waiting
+            or (allowed is not None and info.transfer_syntax not in allowed)
+            or self._pair_is_refused(pair)
+        ):
+            return None
+        association = next((one for one in self._associations if one.free_for(info)), None)
+        if association is None and len(self._associations) >= self.concurrency.allowed:
+            return None
+        early = EarlyTransfer(info, data.source(), self.metrics.cut_through)
+        self._remember(pair)
+        if association is not None:
+            association.begin(early)
+        else:
+            association = LaneAssociation(self)
+            association.begin(early)
+            self._associations.add(association)
+            association.start()
+        return early
+
+    def offer(self, delivery: Delivery, early: EarlyTransfer | None = None) -> None:
+        """The committed object takes its reserved place; ``kick`` once for all that are offered together.
+
+        Args:
+            early: What has been sent of it before, which now may be sent to its end.
+        """
         self._reserved -= 1
+        if early is not None and early.adopt(delivery):
+            self._in_flight += 1
+            return
         if delivery.chunks is not None and not self._budget.take(delivery.instance.size):
             delivery.chunks = None
         self._enqueue(delivery)
@@ -197,8 +241,9 @@ class Lane:
         """Finish what is in flight for ``grace`` seconds, end the associations, give the leases back."""
         self._closing = True
         self._cancel_timer()
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
+        for timer in (self._lease_timer, self._early_timer):
+            if timer is not None:
+                timer.cancel()
         deadline = self.loop.time() + grace
         for association in list(self._associations):
             association.retire()
@@ -254,6 +299,26 @@ class Lane:
             association = LaneAssociation(self)
             self._associations.add(association)
             association.start()
+        if self.waiting and self._early_timer is None and self._held_by_early():
+            for association in self._associations:
+                if association.early is not None:
+                    association.early.look()
+            self._early_timer = self.loop.call_later(PATIENCE, self._end_lingering)
+
+    def _held_by_early(self) -> bool:
+        """No association is left for what waits."""
+        return len(self._associations) >= self.concurrency.allowed and all(
+            association.early is not None for association in self._associations
+        )
+
+    def _end_lingering(self) -> None:
+        """What waits for a sender must not keep what is there from leaving."""
+        self._early_timer = None
+        if self.waiting and self._held_by_early():
+            for association in list(self._associations):
+                if association.early is not None and association.early.look():
+                    association.early.give_up()
+            self.kick()
 
     def take(self, *, alone: bool) -> Delivery | None:
         """The next object to send, or None. ``alone``: the association has nothing else in flight."""
@@ -301,12 +366,14 @@ class Lane:
             self._in_flight += 1
             self._give_up(delivery, Judgement(Meaning.NO_CONTEXT, "the destination does not take this transfer syntax"))
             return
-        pair = (info.sop_class, info.transfer_syntax)
+        self._remember((info.sop_class, info.transfer_syntax))
+        self._waiting[delivery.priority].append(delivery)
+
+    def _remember(self, pair: Pair) -> None:
         self._pairs.pop(pair, None)
         self._pairs[pair] = None
         if len(self._pairs) > PAIRS_REMEMBERED:
             del self._pairs[next(iter(self._pairs))]
-        self._waiting[delivery.priority].append(delivery)
 
     # The backlog -------------------------------------------------------------------------------------------
 

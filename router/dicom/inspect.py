@@ -53,13 +53,15 @@ class DatasetInspector:
         limits: ``sequence_depth``, ``elements``, ``header_bytes``, ``inflate_ratio``.
     """
 
-    __slots__ = ("_inflater", "_little", "_walker", "error", "size")
+    __slots__ = ("_head", "_inflater", "_little", "_walker", "error", "size")
 
     def __init__(self, transfer_syntax: str, wanted: frozenset[Path], limits: Limits) -> None:
         self.size = 0
         """Bytes of the data set so far, as received."""
         self.error: DatasetError | None = None
         """The first thing that was wrong; nothing is looked at after it."""
+        self._head = 0
+        """Values that had been met when ``head`` gave them."""
         self._walker: ElementWalker | None = None
         self._inflater: _Inflater | None = None
         self._little = True
@@ -95,6 +97,28 @@ class DatasetInspector:
                 self._inflater.feed(data)
         except DatasetError as error:
             self.error = error
+
+    def head(self) -> Attributes | None:
+        """What was collected before Pixel Data, once that has been reached; None before, and where this cannot be known
+        (opaque, deflated, over ``header_bytes``, damaged)."""
+        walker = self._walker
+        if walker is None or self._inflater is not None or self.error is not None:
+            return None
+        if walker.truncated or not walker.past_header:
+            return None
+        self._head = self._met(walker)
+        return Attributes(
+            walker.collected, little_endian=self._little, has_meta=walker.has_meta, too_long=walker.unavailable
+        )
+
+    @property
+    def head_was_all(self) -> bool:
+        """Nothing has been collected since ``head``: elements may stand in any order, although they should not."""
+        return self._walker is not None and self._met(self._walker) == self._head
+
+    @staticmethod
+    def _met(walker: ElementWalker) -> int:
+        return len(walker.collected) + len(walker.unavailable)
 
     def finish(self) -> Attributes:
         """The data set ends here; gives what was collected.

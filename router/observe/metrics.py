@@ -32,17 +32,19 @@ COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 COMMIT_INSTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 LAG_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
+CUT_THROUGH = ("completed", "given_up")
 OUTCOMES = ("delivered", "warning", "retry", "dead")
 
 
 class DestinationMetrics:
     """Implements ``ports.LaneMetrics``. One per destination, on the loop."""
 
-    __slots__ = ("_parent", "bytes", "is_paused", "is_up", "outcomes", "queue", "seconds")
+    __slots__ = ("_parent", "bytes", "early", "is_paused", "is_up", "outcomes", "queue", "seconds")
 
     def __init__(self, parent: RouterMetrics) -> None:
         self._parent = parent
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        self.early = dict.fromkeys(CUT_THROUGH, 0)
         self.bytes = 0
         self.seconds = Histogram(DELIVERY_SECONDS)
         self.is_up = True
@@ -69,6 +71,10 @@ class DestinationMetrics:
 
     def association_closed(self) -> None:
         self._parent.associations_out -= 1
+
+    def cut_through(self, outcome: str) -> None:
+        """``outcome``: ``completed`` or ``given_up``. An early transfer ended like this."""
+        self.early[outcome] += 1
 
 
 class ListenerCounters:
@@ -260,6 +266,11 @@ class RouterMetrics:
         outcomes = CounterMetricFamily(
             "dicom_router_deliveries", "Attempts by how they ended", labels=["destination", "outcome"]
         )
+        early = CounterMetricFamily(
+            "dicom_router_cut_through",
+            "Large objects sent on while they still arrived, by how that ended",
+            labels=["destination", "outcome"],
+        )
         size = CounterMetricFamily("dicom_router_delivered_bytes", "Bytes delivered", labels=["destination"])
         seconds = HistogramMetricFamily(
             "dicom_router_delivery_seconds", "Answered to delivered", labels=["destination"]
@@ -267,9 +278,12 @@ class RouterMetrics:
         for name, lane in lanes:
             for outcome, count in lane.outcomes.items():
                 outcomes.add_metric([name, outcome], count)
+            for outcome, count in lane.early.items():
+                early.add_metric([name, outcome], count)
             size.add_metric([name], lane.bytes)
             seconds.add_metric([name], lane.seconds.buckets(), lane.seconds.total)
         yield outcomes
+        yield early
         yield size
         yield seconds
 

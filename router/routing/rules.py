@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from router.model import Decision, Priority, Verdict
 from router.routing.conditions import Condition, failing
 from router.routing.facts import AttributeView, NotAvailable, Path, RuleFacts, View
 
+PIXEL_DATA = 0x7FE00008
+"""The first of its tags: Float Pixel Data."""
 PRIORITIES = {"stat": Priority.STAT, "normal": Priority.NORMAL, "low": Priority.LOW}
 
 
@@ -57,7 +59,7 @@ class Explanation:
     rules: tuple[RuleExplanation, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RuleSet:
     rules: tuple[Rule, ...]
     on_no_match: Verdict
@@ -67,6 +69,13 @@ class RuleSet:
     warnings: tuple[str, ...] = ()
     failed: Callable[[Exception], None] = field(default=lambda error: None)
     """Told when a rule could not be evaluated: our own fault; the object is held."""
+
+    @cached_property
+    def of_head(self) -> bool:
+        """Whether the decision is known when Pixel Data begins: no rule names the size, or what comes behind."""
+        return not any(_names_size(rule.conditions) for rule in self.rules) and all(
+            path[0] < PIXEL_DATA for path in self.wanted
+        )
 
     def decide(self, attributes: AttributeView, facts: RuleFacts) -> Decision:
         """What happens to one instance. Never raises: an object that the rules fail on is held for a person."""
@@ -128,6 +137,14 @@ class RuleSet:
 def _routed(destinations: tuple[str, ...], priority: Priority, rules: tuple[str, ...], version: str) -> Decision:
     """There are few different ones."""
     return Decision(verdict=Verdict.ROUTE, destinations=destinations, priority=priority, rules=rules, version=version)
+
+
+def _names_size(conditions: tuple[Condition, ...]) -> bool:
+    return any(
+        (condition.subject is not None and condition.subject.key == "Size")
+        or any(_names_size(group) for group in condition.groups)
+        for condition in conditions
+    )
 
 
 def _explain(rule: Rule, view: View) -> tuple[bool | None, str]:

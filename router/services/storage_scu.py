@@ -101,6 +101,8 @@ class StorageScu:
         self._outstanding: Outstanding[_Sent] = Outstanding(self.window)
         self._assembler = MessageAssembler(frozenset(usable))
         self._streaming: asyncio.Task[None] | None = None
+        self._awaits_data = False
+        """What is being sent still arrives, and we wait for its sender: no fault of this peer."""
         self._progress = 0.0
         self._timer: asyncio.TimerHandle | None = None
         connection.user = self
@@ -129,7 +131,8 @@ class StorageScu:
     def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
         """Send one instance; the future gives the peer's answer.
 
-        Instances in memory leave in one vectored write. Others are streamed; nothing else can be sent meanwhile.
+        Instances in memory leave in one vectored write. Others are streamed; nothing else can be sent meanwhile. The
+        last fragment of a source without a size leaves when its ``chunks`` ends.
         Cancelling the future does not stop the sending: the answer is then dropped.
 
         The future raises:
@@ -161,7 +164,8 @@ class StorageScu:
         command = encode_c_store_rq(message_id, info.sop_class, info.sop_instance, info.move_originator)
         buffers = source.buffers
         if buffers is not None:
-            self.connection.send(frame_message(context_id, command, buffers or (b"",), source.size, self._max_length))
+            size = sum(map(len, buffers)) if source.size is None else source.size
+            self.connection.send(frame_message(context_id, command, buffers or (b"",), size, self._max_length))
         else:
             self._streaming = self._loop.create_task(self._stream(context_id, command, source, response))
         if self._timer is None:
@@ -217,7 +221,7 @@ class StorageScu:
 
     def release_requested(self) -> None:
         """The peer ends it, perhaps instead of answering: what it has not answered is unknown."""
-        if self.connection.mid_send:
+        if self.connection.mid_send or self._streaming is not None:
             raise PeerProtocolError("A-RELEASE-RQ within a message of ours")
         self.connection.release_response()
 
@@ -255,12 +259,21 @@ class StorageScu:
         try:
             framer = MessageFramer(context_id, source.size, self._max_length)
             connection.send(frame_message(context_id, command, (), 0, self._max_length))
+            self._awaits_data = source.size is None
             async for chunk in source.chunks():
-                connection.mid_send = framer.left > len(chunk)
-                connection.send(framer.feed(chunk))
+                self._progressed()
+                self._awaits_data = False
+                left = framer.left
+                # An open-ended framer gives whole PDUs: an A-ABORT can follow any of them.
+                connection.mid_send = left is not None and left > len(chunk)
+                if out := framer.feed(chunk):
+                    connection.send(out)
                 await connection.drain()
                 self._progressed()
-            if framer.left:
+                self._awaits_data = source.size is None
+            if framer.left is None:
+                connection.send(framer.end())
+            elif framer.left:
                 raise LocalProtocolError("the source gave less than its size")
         except asyncio.CancelledError:
             connection.abort()
@@ -272,6 +285,7 @@ class StorageScu:
             connection.abort()
         finally:
             self._streaming = None
+            self._awaits_data = False
 
     def _progressed(self) -> None:
         self._progress = self._loop.time()
@@ -285,6 +299,8 @@ class StorageScu:
         self._timer = None
         if not len(self._outstanding):
             return
+        if self._awaits_data:
+            self._progressed()
         if self._loop.time() - self._progress >= self._timeout:
             self.connection.abort(message="no response in time")
         else:

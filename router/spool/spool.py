@@ -64,6 +64,7 @@ from router.errors import SpoolError
 from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, SpoolSettings
 from router.ports import Log, SpoolEntry
 from router.spool import durable
+from router.spool.growing import GrowingData
 from router.spool.health import Health
 from router.spool.pool import SegmentPool
 from router.spool.record import FoundRecord
@@ -286,6 +287,12 @@ class Spool:
         if self._loop is None:
             raise SpoolError("the spool has not been started")
         return SpoolStream(self._pool, self._health, self._loop, self._streamers, self._stream_ended)
+
+    def growing(self, stream: SpoolStream, *, size: int, keep: int, released: Callable[[], None]) -> GrowingData:
+        """Let destinations read a large record while it is written; see ``GrowingData``."""
+        if self._loop is None:
+            raise SpoolError("the spool has not been started")
+        return GrowingData(stream, self._loop, self._readers, size=size, keep=keep, released=released)
 
     def _stream_ended(self, stream: SpoolStream) -> None:
         entry = stream.entry

@@ -75,6 +75,9 @@ class SpoolStream:
         self._discarded = False
         self._low = 0
         self._drained: Callable[[], None] | None = None
+        self.on_progress: Callable[[], None] | None = None
+        """Called on the loop when more of it can be read from the segment."""
+        self._written_size = 0
         self._unsynced = 0
         self.pending = 0
         """Bytes queued and not yet written."""
@@ -95,6 +98,17 @@ class SpoolStream:
         self._low = low
         self._drained = callback
 
+    @property
+    def readable(self) -> int:
+        """Bytes of the data set that can be read from the segment: whole blocks. On the loop; means nothing unless
+        ``sound``, which has to be asked after reading."""
+        return max(0, self._written_size - (DATA_START + self._written_size) % BLOCK)
+
+    @property
+    def sound(self) -> bool:
+        """The segment is still its own. What was read while this was False may be of another object."""
+        return not self._discarded and self.problem is None
+
     def write(self, chunk: bytes) -> None:
         """Take the next bytes of the data set. Never blocks; look at ``pending``."""
         self.pending += len(chunk)
@@ -110,7 +124,7 @@ class SpoolStream:
 
     def discard(self) -> None:
         """Nothing is kept; the segment is free again as soon as the thread has let go of it."""
-        self._drained = None
+        self._drained = self.on_progress = None
         with self._lock:
             self._discarded = True
             self._queue.clear()
@@ -128,6 +142,9 @@ class SpoolStream:
     def _written(self, size: int) -> None:
         before = self.pending
         self.pending = before - size
+        self._written_size += size
+        if self.on_progress is not None:
+            self.on_progress()
         if self._drained is not None and before > self._low >= self.pending:
             self._drained()
 

@@ -149,6 +149,7 @@ class Bench:
         self.budget = Budget(1000)
         self.damaged: list[str] = []
         self.changes: list[bool] = []
+        self.early: Counter[str] = Counter()
         limits = Limits(window=destination.pop("window", 1000))
         self.lane = Lane(
             Destination(name="pacs", kind="dicom", idle_timeout=0.05, **destination),
@@ -201,6 +202,9 @@ class Bench:
     def association_opened(self) -> None: ...
 
     def association_closed(self) -> None: ...
+
+    def cut_through(self, outcome: str) -> None:
+        self.early[outcome] += 1
 
     def debug(self, event: str, **values: Any) -> None: ...
 

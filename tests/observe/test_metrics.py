@@ -26,6 +26,7 @@ EXPECTED = {
     "dicom_router_received_bytes": ("counter", {"listener", "peer"}),
     "dicom_router_store_responses": ("counter", {"status"}),
     "dicom_router_store_seconds": ("histogram", set()),
+    "dicom_router_cut_through": ("counter", {"destination", "outcome"}),
     "dicom_router_deliveries": ("counter", {"destination", "outcome"}),
     "dicom_router_delivered_bytes": ("counter", {"destination"}),
     "dicom_router_delivery_seconds": ("histogram", {"destination"}),
@@ -120,8 +121,11 @@ def test_delivering() -> None:
     lane.up(False)
     lane.paused(True)
     lane.association_opened()
+    lane.cut_through("given_up")
     metrics.set_queue("pacs", 7, 9000, 12.5)
     found = samples(metrics)
+    assert found["dicom_router_cut_through_total{destination=pacs,outcome=given_up}"] == 1
+    assert found["dicom_router_cut_through_total{destination=pacs,outcome=completed}"] == 0
     for kind in ("delivered", "warning", "retry", "dead"):
         assert found[f"dicom_router_deliveries_total{{destination=pacs,outcome={kind}}}"] == 1
     assert found["dicom_router_delivered_bytes_total{destination=pacs}"] == 2048
