@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from router import IMPLEMENTATION_CLASS_UID
-from router.dimse.command import decode_command, encode_c_store_rq, encode_c_store_rsp
+from router.dimse.command import encode_c_store_rq, encode_response, parse_command
 from router.services.storage_scu import propose
 from router.ul.pdus import (
     AssociateAccept,
@@ -74,7 +74,6 @@ class WireSender:
         del self._left[:count]
 
     def send_all_but_last(self) -> None:
-        self.send(0.999999999 if len(self._left) > 1 else 0)
         for piece in self._left[:-1]:
             self.connection.sendall(piece)
         del self._left[:-1]
@@ -82,7 +81,7 @@ class WireSender:
     def status(self) -> int:
         answer = read_pdu(self.connection)
         assert answer is not None, "no answer"
-        status = decode_command(answer[1][6:]).status
+        status = parse_command(answer[1][6:]).status
         assert status is not None
         return status
 
@@ -100,7 +99,11 @@ class WireSender:
 
 
 class WireSink:
-    """A destination that counts what arrives while it arrives. ``rate``: asked before each PDU is read; may block."""
+    """A destination that counts what arrives while it arrives.
+
+    Args:
+        before_read: Called with ``arriving`` before a fragment counts; may block, then nothing more is read.
+    """
 
     def __init__(self, before_read: Callable[[int], None] = lambda size: None, port: int = 0) -> None:
         self._before_read = before_read
@@ -150,10 +153,10 @@ class WireSink:
                     self.arriving += len(body) - 6
                     if control & 2:
                         self.whole.append(bytes(data))
-                        request = decode_command(command)
+                        request = parse_command(command)
                         data.clear()
                         command = b""
-                        connection.sendall(p_data(context, 3, encode_c_store_rsp(request, 0)))
+                        connection.sendall(p_data(context, 3, encode_response(request, 0)))
         except OSError:
             pass
         finally:
