@@ -190,7 +190,7 @@ def process(arguments: list[str], log: Path, env: dict[str, str] | None = None) 
 
 
 @contextlib.contextmanager
-def router(work: Work) -> Iterator[tuple[int, str, list[int]]]:
+def router(work: Work, destination: str = "") -> Iterator[tuple[int, str, list[int]]]:
     port, admin = free_port(), free_port()
     folder = work.folder
     names = [f"d{index}" for index in range(len(work.sinks))]
@@ -198,7 +198,7 @@ def router(work: Work) -> Iterator[tuple[int, str, list[int]]]:
     rule = f'[[rule]]\nname = "all"\nto = {json.dumps(names)}\n' if names else ""
     (folder / "rules" / "all.toml").write_text(rule)
     destinations = "".join(
-        f'[destinations.{name}]\nurl = "dicom://SINK@127.0.0.1:{sink.port}"\n'
+        f'[destinations.{name}]\nurl = "dicom://SINK@127.0.0.1:{sink.port}"\n{destination}'
         for name, sink in zip(names, work.sinks, strict=True)
     )
     (folder / "router.toml").write_text(
@@ -356,7 +356,7 @@ def run(system: System, work: Work) -> Figures:
     sent_at: dict[str, float] = {}
     times = []
     for line in log.read_text().splitlines():
-        uid, digest, status, took, sent_last = line.split()
+        uid, digest, status, took, sent_last, _ = line.split()
         times.append(float(took))
         sent_at[uid] = float(sent_last)
         if status == "0":

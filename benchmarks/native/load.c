@@ -3,8 +3,8 @@
  *   load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG [PAUSE_MS]
  *
  * OBJECTS is the total; each thread keeps one association and opens a new one (a new study) after PER_ASSOCIATION
- * objects (0: never). Between two objects an association rests for PAUSE_MS. FIRST numbers the objects, so that runs do not share UIDs. LOG gets "uid hash status seconds sent"
- * per object: seconds to the response, and when the last byte had been sent, on the monotonic clock. Prints one JSON line. One object is in flight per association: DICOM's default. */
+ * objects (0: never). Between two objects an association rests for PAUSE_MS. FIRST numbers the objects, so that runs do not share UIDs. LOG gets "uid hash status seconds sent began"
+ * per object: seconds to the response, and when the last byte had been sent and the first was, on the monotonic clock. Prints one JSON line. One object is in flight per association: DICOM's default. */
 #include "wire.h"
 
 static const char *host, *called, *calling;
@@ -133,7 +133,7 @@ static void *run(void *arg) {
         double dt = now_s() - t0;
         uint64_t hash = object_hash(content_hash(head, HEAD), rest);
         pthread_mutex_lock(&log_lock);
-        fprintf(logfile, "%s %016lx %d %.6f %.6f\n", uid, hash, status, dt, sent_at);
+        fprintf(logfile, "%s %016lx %d %.6f %.6f %.6f\n", uid, hash, status, dt, sent_at, t0);
         pthread_mutex_unlock(&log_lock);
         sent++;
         if (status != 0) { atomic_fetch_add(&failures, 1); if (status < 0) { close(fd); fd = -1; } }

@@ -3,7 +3,7 @@
  *   sink PORT EXPECT LOG
  *
  * Accepts any presentation context with its first transfer syntax, grants an asynchronous operations window when one is
- * proposed. LOG gets "uid hash seconds" per object, seconds on the monotonic clock. Prints "ready PORT" when it listens
+ * proposed. LOG gets "uid hash seconds" per object: when its last byte came, on the monotonic clock. Prints "ready PORT" when it listens
  * (PORT 0: any), and "done SECONDS" when EXPECT objects have arrived; ends when its standard input closes. */
 #include "wire.h"
 
@@ -43,6 +43,7 @@ static void *serve(void *arg) {
         }
         set_options(fd);
         if (!ended) continue;
+        double at = now_s();
         char uid[65] = ""; uint16_t field = 1; uint32_t uid_n = 0;
         for (size_t j = 0; j + 8 <= c;) {
             uint32_t q; memcpy(&q, command + j + 4, 4);
@@ -55,7 +56,7 @@ static void *serve(void *arg) {
         if (field == 1) {
             uint64_t h = object_hash(content_hash(data, used < HEAD ? used : HEAD), used > HEAD ? content_hash(data + HEAD, used - HEAD) : 0);
             pthread_mutex_lock(&log_lock);
-            fprintf(logfile, "%.*s %016lx %.6f\n", (int)uid_n, uid, h, now_s());
+            fprintf(logfile, "%.*s %016lx %.6f\n", (int)uid_n, uid, h, at);
             pthread_mutex_unlock(&log_lock);
         }
         if (send_all(fd, out, answer_pdu(command, c, ctx, out))) break;

@@ -86,6 +86,7 @@ class GrowingData:
             self._sources.discard(source)
         if not self._sources and self._released is not None:
             self.stream.on_progress = None
+            self.stream.cached = False
             self.recent.clear()
             self._released()
             self._released = None
@@ -97,6 +98,8 @@ class GrowingData:
                 break
             self.start += len(recent.popleft())
             self.first += 1
+        # Past the cache a reader would wait for the disk at each piece, and never catch up with a fast sender.
+        self.stream.cached = any(source.given < self.start for source in self._sources)
         for source in self._sources:
             source.wake()
 

@@ -147,3 +147,38 @@ def test_however_the_data_comes_the_wire_sees_the_same(command, data, cuts, max_
     framer = MessageFramer(3, len(data), max_length)
     alone = b"".join(frame_message(3, command, (), 0, max_length))
     assert alone + b"".join(buffer for chunk in chunks for buffer in framer.feed(chunk)) == expected
+
+
+@given(
+    data=st.binary(max_size=9000),
+    cuts=st.lists(st.integers(0, 9000), max_size=8),
+    max_length=st.one_of(st.just(0), st.integers(8, 300), st.integers(2000, 5000)),
+)
+def test_without_a_size_whole_fragments_leave_and_the_last_is_held_back(data, cuts, max_length):
+    at = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
+    chunks = [data[start:end] for start, end in itertools.pairwise(at)]
+    framer = MessageFramer(3, None, max_length)
+    left = [b"".join(framer.feed(chunk)) for chunk in chunks]
+    assert framer.left is None
+    left.append(b"".join(framer.end()))
+    assert left == plain_pdu.open_ended(3, chunks, max_length)
+    assert b"".join(left) == plain_pdu.frame_message(3, b"", [data], max_length)[len(plain_pdu.p_data(3, 3, b"")) :]
+
+
+def test_data_without_a_size_is_not_copied():
+    chunk = bytes(512 << 10)
+    framer = MessageFramer(5, None, 131072)
+    slices = [buffer for buffer in [*framer.feed(chunk), *framer.end()] if isinstance(buffer, memoryview)]
+    assert all(piece.obj is chunk for piece in slices)
+    assert sum(map(len, slices)) == len(chunk)
+
+
+def test_the_end_is_said_once_and_only_where_the_size_was_not():
+    framer = MessageFramer(1, None, 16384)
+    assert fragments(b"".join(framer.end())) == [(1, 2, b"")]
+    with pytest.raises(LocalProtocolError):
+        framer.end()
+    with pytest.raises(LocalProtocolError):
+        framer.feed(b"more")
+    with pytest.raises(LocalProtocolError):
+        MessageFramer(1, 0, 16384).end()

@@ -129,3 +129,17 @@ def frame_message(context_id: int, command: bytes, chunks: Sequence[bytes] | Non
     if chunks:
         out += framed(b"".join(chunks), 0)
     return b"".join(out)
+
+
+def open_ended(context_id: int, chunks: Sequence[bytes], max_length: int) -> list[bytes]:
+    """What leaves after each piece of a data set whose size is not known, and what leaves at its end."""
+    out, held = [], b""
+    for chunk in chunks:
+        held += chunk
+        leaving = b""
+        pieces = fragments(held, max_length)
+        for piece in pieces[:-1]:
+            leaving += p_data(context_id, 0, piece)
+        held = pieces[-1]
+        out.append(leaving)
+    return [*out, p_data(context_id, 2, held)]
