@@ -18,7 +18,7 @@ from router.spool.growing import GrowingData
 
 CUT_THROUGH = 4 << 20
 """Bytes of an object that must have come. Below, the way over the disk takes no longer than an association."""
-KEEP = 4 << 20
+KEEP = 8 << 20
 """Bytes of what came last that stay in memory, so that destinations which keep up need not read the disk."""
 
 
@@ -40,6 +40,7 @@ class CutThrough:
         decision: Decision,
         stream: SpoolStream,
         *,
+        recent: list[bytes] | None,
         spool: Spool,
         lanes: Mapping[str, Lane],
         budget: Budget,
@@ -48,14 +49,15 @@ class CutThrough:
 
         Args:
             info: As far as it is known; ``size``: what the stream has been given so far.
+            recent: The last of that, if ``KEEP`` bytes of the budget have been taken for it; None: nothing is kept.
         """
-        kept = budget.take(KEEP)
+        kept = recent is not None
 
         def released() -> None:
             if kept:
                 budget.give_back(KEEP)
 
-        data = spool.growing(stream, size=info.size, keep=KEEP if kept else 0, released=released)
+        data = spool.growing(stream, recent=recent or [], size=info.size, keep=KEEP if kept else 0, released=released)
         transfers: dict[str, EarlyTransfer] = {}
         if decision.verdict is Verdict.ROUTE:
             for name in decision.destinations:

@@ -25,7 +25,7 @@ from typing import Any
 
 import xxhash
 
-from router.app.cut_through import CUT_THROUGH, CutThrough
+from router.app.cut_through import CUT_THROUGH, KEEP, CutThrough
 from router.app.held import facts_of
 from router.app.ids import IdSource
 from router.app.known import KnownInstances
@@ -379,6 +379,7 @@ class StoreReception:
         "_intake",
         "_move_originator",
         "_origin",
+        "_recent",
         "_resume",
         "_rules",
         "_size",
@@ -419,6 +420,8 @@ class StoreReception:
         self._stream: SpoolStream | None = None
         self._cut: CutThrough | None = None
         self._cut_asked = False
+        self._recent: list[bytes] | None = None
+        """What has been streamed, from the first byte, for who may soon be sent it; ``KEEP`` of the budget is taken."""
         self._error: DatasetError | None = None
         if intake.spool.below_objects_floor() or intake.ledger.full:
             self._error = DatasetError(Status.OUT_OF_RESOURCES, "out of disk space")
@@ -457,8 +460,11 @@ class StoreReception:
             self._stream.write(data)
             if self._cut is not None:
                 self._cut.append(data)
-            elif self._size > CUT_THROUGH and not self._cut_asked:
-                self._cut_through(self._stream)
+            elif not self._cut_asked:
+                if self._recent is not None:
+                    self._recent.append(data)
+                if self._size > CUT_THROUGH:
+                    self._cut_through(self._stream)
             return
         self._held += length
         self._intake.in_memory += length
@@ -508,6 +514,7 @@ class StoreReception:
             return
         direct = intake.reserve(decision)
         stream = self._stream
+        self._forget_recent()
         new = intake.known is not None and intake.known.add(info.sop_instance)
         entry = Entry(info, decision, self._chunks if stream is None else None, direct, done, intake.loop.time(), new)
         if stream is not None:
@@ -530,24 +537,36 @@ class StoreReception:
 
     def _cut_through(self, stream: SpoolStream) -> None:
         """Once what the rules can see is known: decide, and begin to send it on where that can be done at once."""
-        if not self._rules.of_head:
-            self._cut_asked = True
-            return
-        attributes = self._inspector.head()
+        attributes = self._inspector.head() if self._rules.of_head else None
         if attributes is None:
+            self._forget_recent()
+            self._cut_asked = not self._rules.of_head
             return
         self._cut_asked = True
         sop_class, sop_instance, *texts = attributes.firsts(IDENTIFYING)
         try:
             self._check_uids(attributes, sop_class, sop_instance)
         except DatasetError:
+            self._forget_recent()
             return  # told at the end
         intake = self._intake
         info = self._info(texts, 0, b"")
         decision = intake.decide(self._rules, info, attributes)
         self._cut = CutThrough.begin(
-            info, decision, stream, spool=intake.spool, lanes=intake.lanes, budget=intake.budget
+            info,
+            decision,
+            stream,
+            recent=self._recent,
+            spool=intake.spool,
+            lanes=intake.lanes,
+            budget=intake.budget,
         )
+        self._recent = None
+
+    def _forget_recent(self) -> None:
+        if self._recent is not None:
+            self._recent = None
+            self._intake.budget.give_back(KEEP)
 
     def _start_stream(self) -> None:
         """More than one association may keep in memory: from here on the bytes go to a segment of their own."""
@@ -557,6 +576,8 @@ class StoreReception:
         stream.on_drain(STREAM_LOW, self._resume)
         for chunk in self._chunks:
             stream.write(chunk)
+        if self._rules.of_head and self._intake.budget.take(KEEP):
+            self._recent = self._chunks
         self._chunks = []
         held, self._held = self._held, 0
         self._intake.freed(held)
@@ -568,6 +589,7 @@ class StoreReception:
 
     def _drop(self) -> None:
         self._intake.forget_rest(self._resume)
+        self._forget_recent()
         if self._cut is not None:
             self._cut.give_up()
             self._cut = None

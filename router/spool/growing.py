@@ -39,6 +39,7 @@ class GrowingData:
 
     Args:
         size: Bytes of the data set that the stream has got before; what follows goes to both.
+        recent: The last of these that are still in memory.
         keep: Bytes of what came last that are kept in memory although the disk has them.
         released: Called once, when no source is left that needs the memory.
     """
@@ -49,6 +50,7 @@ class GrowingData:
         loop: asyncio.AbstractEventLoop,
         executor: Executor,
         *,
+        recent: list[bytes],
         size: int,
         keep: int,
         released: Callable[[], None],
@@ -58,9 +60,9 @@ class GrowingData:
         self.executor = executor
         self.size = size
         """Bytes so far."""
-        self.start = size
+        self.start = size - sum(map(len, recent))
         """Where what is in memory begins."""
-        self.recent: deque[bytes] = deque()
+        self.recent: deque[bytes] = deque(recent)
         self.first = 0
         """The number of the first chunk in memory, counted from the beginning."""
         self._keep = keep
@@ -86,7 +88,6 @@ class GrowingData:
             self._sources.discard(source)
         if not self._sources and self._released is not None:
             self.stream.on_progress = None
-            self.stream.cached = False
             self.recent.clear()
             self._released()
             self._released = None
@@ -98,8 +99,6 @@ class GrowingData:
                 break
             self.start += len(recent.popleft())
             self.first += 1
-        # Past the cache a reader would wait for the disk at each piece, and never catch up with a fast sender.
-        self.stream.cached = any(source.given < self.start for source in self._sources)
         for source in self._sources:
             source.wake()
 

@@ -288,11 +288,13 @@ class Spool:
             raise SpoolError("the spool has not been started")
         return SpoolStream(self._pool, self._health, self._loop, self._streamers, self._stream_ended)
 
-    def growing(self, stream: SpoolStream, *, size: int, keep: int, released: Callable[[], None]) -> GrowingData:
+    def growing(
+        self, stream: SpoolStream, *, recent: list[bytes], size: int, keep: int, released: Callable[[], None]
+    ) -> GrowingData:
         """Let destinations read a large record while it is written; see ``GrowingData``."""
         if self._loop is None:
             raise SpoolError("the spool has not been started")
-        return GrowingData(stream, self._loop, self._readers, size=size, keep=keep, released=released)
+        return GrowingData(stream, self._loop, self._readers, recent=recent, size=size, keep=keep, released=released)
 
     def _stream_ended(self, stream: SpoolStream) -> None:
         entry = stream.entry

@@ -77,8 +77,6 @@ class SpoolStream:
         self._drained: Callable[[], None] | None = None
         self.on_progress: Callable[[], None] | None = None
         """Called on the loop when more of it can be read from the segment."""
-        self.cached = False
-        """Write through the page cache: somebody reads it back right behind."""
         self._written_size = 0
         self._unsynced = 0
         self.pending = 0
@@ -191,7 +189,7 @@ class SpoolStream:
                 self._tail = b"".join((self._tail, *chunks))
                 return
             whole, tail = _split([self._tail, *chunks], rest)
-            _staging().write(self.file.descriptor if self.cached else self.file.bulk, whole, before)
+            _staging().write(self.file.bulk, whole, before)
             self._tail = tail
             if self._unsynced >= SYNC_EVERY:
                 durable.sync_data(self.file.descriptor)
