@@ -38,6 +38,17 @@ def test_spool_and_ledger_are_measured_by_themselves(tmp_path: Path) -> None:
     assert result.stdout.count("/s") == 6
 
 
+@pytest.mark.peer
+def test_cut_through_is_measured_both_ways(tmp_path: Path) -> None:
+    require("cc")
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cut_through", "--size", "16MiB", "--rounds", "1", "--folder", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()[2:]] == ["on", "off"]
+
+
 def test_the_picture_shows_every_row() -> None:
     row = {"size": "512KiB", "destinations": 1, "rate": 100.0, "mb_s": 52.0, "cpu_s_per_gb": 1.5}
     rows = [{**row, "system": "router"}, {**row, "system": "limit", "rate": 200.0}]
