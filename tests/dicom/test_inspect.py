@@ -303,3 +303,32 @@ def test_damaged_samples_are_judged_alike(damage, name):
     else:
         assert refused is None
         assert found._values == {path: (vr, value) for path, vr, value in walk.collected}
+
+
+def test_the_head_is_known_once_pixel_data_begins() -> None:
+    data = data_set(EXPLICIT)
+    inspector = DatasetInspector("1.2.840.10008.1.2.1", WANTED, LIMITS)
+    inspector.feed(data[:-44])  # up to the header of Pixel Data
+    assert inspector.head() is None
+    inspector.feed(data[-44:-10])
+    head = inspector.head()
+    assert head is not None
+    assert head.texts((0x00080018,)) == ("1.2.3",)
+    inspector.feed(data[-10:])
+    assert inspector.head_was_all
+    inspector.finish()
+
+
+def test_what_is_collected_behind_the_pixels_is_told() -> None:
+    inspector = DatasetInspector("1.2.840.10008.1.2.1", WANTED | {(0xFFFCFFFC,)}, LIMITS)
+    inspector.feed(data_set(EXPLICIT))
+    assert inspector.head() is not None
+    inspector.feed(EXPLICIT.element(0x00081030, "LO", b"LATE"))
+    assert not inspector.head_was_all
+
+
+@pytest.mark.parametrize("transfer_syntax", ["1.2.840.10008.1.2.1.99", "1.2.3.4"])
+def test_of_what_cannot_be_walked_no_head_is_known(transfer_syntax: str) -> None:
+    inspector = DatasetInspector(transfer_syntax, WANTED, LIMITS)
+    inspector.feed(deflated(data_set(EXPLICIT)))
+    assert inspector.head() is None

@@ -238,3 +238,16 @@ def test_a_test_may_expect_that_no_rule_takes_the_object(on_no_match: str, tmp_p
     other = "reject" if on_no_match == "hold" else "hold"
     (problem,) = problems_of(tmp_path, text, on_no_match=other)
     assert f"expected {on_no_match}, the rules say {other} (no rule matched)" in problem
+
+
+@pytest.mark.parametrize(
+    ("match", "known"),
+    [
+        ('{ Modality = "CT" }', True),
+        ("{ Size = { min = 1000 } }", False),
+        ('{ any = [{ Modality = "CT" }, { not = { Size = { max = 1000 } } }] }', False),
+    ],
+)
+def test_whether_the_head_of_a_data_set_is_enough_to_decide(tmp_path: Path, match: str, known: bool) -> None:
+    rules = rules_of(tmp_path, f'[[rule]]\nname = "one"\nmatch = {match}\nto = ["pacs"]\n')
+    assert rules.of_head is known
