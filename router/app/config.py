@@ -30,6 +30,7 @@ class Config:
     file: Path | None
     node: str
     data_dir: Path
+    workers: int
     listeners: tuple[Listener, ...]
     peers: tuple[Peer, ...]
     destinations: tuple[Destination, ...]
@@ -108,6 +109,7 @@ class _Builder:
             file=self.file,
             node=model.node.name,
             data_dir=self.base / model.node.data_dir,
+            workers=model.node.workers,
             listeners=listeners,
             peers=peers,
             destinations=destinations,

@@ -360,8 +360,7 @@ class SqliteLedger:
             elif jobs:
                 self._transaction(jobs)
             elif self.full:  # is there room again?
-                log = self.share.worker
-                self._transaction([_Call(lambda store, now: store.reach(store.position(log), log), self._nobody())])
+                self._transaction([_Call(_rewrite, self._nobody())])
         if self._postponed:
             self.log.error("no room for the last transaction: the next start reads it from the spool")
         if not self.failed:
@@ -528,6 +527,12 @@ class SqliteLedger:
     def _wal_grew(self, connection: apsw.Connection, name: str, pages: int) -> int:
         self._wal_pages = pages
         return 0
+
+
+def _rewrite(store: Store, _now: float) -> None:
+    """Write something, and change nothing."""
+    log = store.share.worker
+    store.reach(store.position(log), log)
 
 
 def _answer(calls: list[_Call]) -> None:
