@@ -48,7 +48,10 @@ class Turn:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """More than once, if need be."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def prepare(path: Path, *, node: str, log: Log) -> bool:
