@@ -244,8 +244,8 @@ def test_another_number_of_workers_finds_the_backlog(
         router.start()
         more = Senders(router, first=4)
         more.wait_for(20)
-        wait_for(lambda: arrived(folder, dict(more.answered)), 60, "delivery by two again")
-        more.stop()
+        again = more.stop()
+        wait_for(lambda: arrived(folder, again), 60, "delivery by two again")
         assert router.stop() == 0
 
 
