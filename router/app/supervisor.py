@@ -22,6 +22,8 @@ from router.model import ALONE, Share
 from router.observe.logs import configure_logging, get_logger
 
 OPEN_FILES = 65536
+STOP_NOW = signal.SIGUSR1
+"""From the parent to a worker: what the second SIGTERM means to a router of one process."""
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_STORAGE = 3
@@ -94,8 +96,15 @@ async def serve(
             now.set()
         stopping.set()
 
+    def stop_now() -> None:
+        now.set()
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, terminate)
+        # A worker may get its parent's and that of who stops the whole group: neither of them means "now".
+        loop.add_signal_handler(number, terminate if share.alone else stopping.set)
+    if not share.alone:
+        loop.add_signal_handler(STOP_NOW, stop_now)
     granted = open_files()
     try:
         router = await Router.start(config, share, fresh=fresh)

@@ -118,6 +118,8 @@ class AdminServer:
                 await task
         if listening is not None:
             listening.close()
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
 
 
 class _Server(uvicorn.Server):

@@ -177,7 +177,9 @@ def test_every_limit_of_the_product_can_be_set() -> None:
 MISTAKES = [
     ("[node]\nnmae = 'x'", '2:1: node.nmae: unknown key, did you mean "name"?'),
     ("[nodes]", '1:1: nodes: unknown key, did you mean "node"?'),
-    ("[node]\nworkers = 4", "2:1: node.workers: this version runs one worker: workers = 1"),
+    ("[node]\nworkers = 0", "2:1: node.workers: must be greater than or equal to 1"),
+    ("[node]\nworkers = 17", "2:1: node.workers: must be less than or equal to 16"),
+    ("[node]\nworkers = '2'", "2:1: node.workers: must be a whole number, without quotes"),
     ("[node]\nname = 5", "2:1: node.name: must be a text, in quotes"),
     ("node = 5", "1:1: node: must be a table"),
     ("[node]\nshutdown_grace = 0", "2:1: node.shutdown_grace: must be greater than 0"),

@@ -2,7 +2,8 @@
 
 Four senders and three destinations are processes of their own, built on pynetdicom; each writes a synced ledger. The
 router is killed at random moments and started again; of one with several workers, any process is. When it has drained,
-the senders' ledgers are compared with every destination's. Duplicates (an answer that the kill swallowed) are legal and are counted.
+the senders' ledgers are compared with every destination's. Duplicates (an answer that the kill swallowed)
+are legal and are counted.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from router.app.config import Config
+from router.app.supervisor import EXIT_FAILED, EXIT_STORAGE, STOP_NOW
 from router.app.workers.errand import Errand, part_of
 from router.app.workers.front import Front
 from router.app.workers.member import Member
@@ -37,8 +38,6 @@ from router.spool.lock import take_lock
 from router.web.admin import create_app
 from router.web.server import AdminServer
 
-EXIT_FAILED = 1
-EXIT_STORAGE = 3
 LOCK_WAIT = 10.0
 """Seconds for the workers of a killed parent to end; the system kills them at once."""
 FIRST_WAIT = 0.2
@@ -201,12 +200,13 @@ class Parent:
         self._stop_all(2 * self.config.shutdown_grace + KILL_AFTER)
 
     def _stop_all(self, grace: float) -> None:
-        """SIGTERM, which a worker that hears it twice takes as "now"; SIGKILL after ``grace`` seconds."""
+        """Drain; the second time, now. SIGKILL after ``grace`` seconds."""
+        number = STOP_NOW if self._stops else signal.SIGTERM
         self._stops += 1
         self.stopping.set()
         loop = asyncio.get_running_loop()
         for member in self.members:
-            member.signal(signal.SIGTERM)
+            member.signal(number)
             loop.call_later(grace, member.signal, signal.SIGKILL)
 
     def _reload(self) -> None:
