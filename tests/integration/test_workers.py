@@ -249,6 +249,25 @@ def test_another_number_of_workers_finds_the_backlog(
         assert router.stop() == 0
 
 
+def test_a_lost_ledger_is_rebuilt_from_both_logs(tmp_path: Path, pair: Callable[..., RouterProcess]) -> None:
+    port, folder = free_port(), tmp_path / "late"
+    router = pair({"late": f"dicom://STORESCP@127.0.0.1:{port}"})
+    router.start()
+    senders = Senders(router)
+    senders.wait_for(60)
+    router.kill()
+    sent = senders.stop()
+    for path in (tmp_path / "router0" / "data").glob("ledger.db*"):
+        path.unlink()
+    router.start()
+    wait_for(lambda: router.metric("dicom_router_queue_depth") == len(sent), 20, "the backlog of both")
+    with storescp(folder, port=port):
+        router.cli("resume", "late", "-c", str(router.config))
+        wait_for(lambda: arrived(folder, sent), 60, "delivery of the backlog")
+    assert router.log.read_text().count("the ledger is missing") == 2
+    assert router.stop() == 0
+
+
 def test_an_operator_acts_on_all_of_them(tmp_path: Path, pair: Callable[..., RouterProcess]) -> None:
     archive = tmp_path / "archive"
     router = pair({"archive": f"file://{archive}"})
