@@ -85,6 +85,8 @@ from router.spool.staging import can_write_direct
 from router.spool.stream import SpoolStream
 from router.spool.writer import LogWriter, Move, Refused, Told
 
+ENDING = 2.0
+"""Seconds for workers whose parent was killed: the system ends them at once, but not in no time."""
 READERS = 4
 STREAM_WRITERS = 4
 MOVED_KEPT = 1 << 16
@@ -151,7 +153,7 @@ class Spool:
         try:
             spool._make_folders()
             if share.alone:
-                spool._lock_file = take_lock(folder)
+                spool._lock_file = take_lock(folder, ENDING)
             spool._pool.direct = can_write_direct(folder)
             spool._pool.find()
             spool._space.refresh()
