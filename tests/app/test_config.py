@@ -359,6 +359,11 @@ WARNINGS = [
         "[destinations.me]\nurl = 'dicom://ROUTER@localhost:11112'",
         "router.toml:2:1: destinations.me.url: is this router itself (127.0.0.1:11112): objects would go round",
     ),
+    (
+        "[node]\nworkers = 4\n[destinations.a]\nurl = 'dicom://A@b:104'\nmax_associations = 2",
+        "router.toml:5:1: destinations.a.max_associations: is less than node.workers: each worker may open one, so there "
+        "may be 4",
+    ),
 ]
 
 

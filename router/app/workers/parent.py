@@ -192,7 +192,7 @@ class Parent:
         """The worst of all is what the parent ends with."""
         if code == EXIT_STORAGE or self.code == EXIT_STORAGE:
             self.code = EXIT_STORAGE
-        elif code:
+        elif code and code != -signal.SIGTERM:  # of ours, before it had begun to listen to it
             self.code = self.code or (code if code > 0 else EXIT_FAILED)
 
     def _terminate(self) -> None:

@@ -127,6 +127,16 @@ async def test_a_worker_that_does_not_end_is_killed(
         assert await running == 1
 
 
+async def test_told_to_end_before_the_workers_listen(config: Config, workers: Callable[[str], None]) -> None:
+    workers("time.sleep(600)")
+    parent = Parent(config)
+    running = asyncio.create_task(parent.run())
+    await until(lambda: runs(config, 0) + runs(config, 1) == 2)
+    parent._terminate()
+    async with asyncio.timeout(20):
+        assert await running == 0
+
+
 async def test_a_second_sigterm_stops_now(config: Config, workers: Callable[[str], None]) -> None:
     workers(
         "signal.signal(signal.SIGTERM, lambda *_: None)\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(0))\n"
