@@ -690,12 +690,14 @@ class Store:
         """Let go of settled instances in our logs: those past their time, and the oldest ones until ``excess_bytes``
         are freed."""
         gone: list[tuple[int, Location]] = []
-        ours = "" if self.share.alone else f" and segment / {LOG_SEGMENTS} % {self.share.of} = {self.share.worker}"
+        which = "settled is not null" if excess_bytes > 0 else "settled<=?1"
+        if not self.share.alone:
+            which += f" and segment / {LOG_SEGMENTS} % {self.share.of} = {self.share.worker}"
         rows = list(
             self.connection.execute(
                 "select id, settled, segment, epoch, at, length, sop, study, accession, received from instance "
-                f"where settled is not null and (?1 or settled<=?2){ours} order by settled limit ?3",
-                (excess_bytes > 0, now - keep_seconds, limit),
+                f"where {which} order by settled limit ?2",
+                (now - keep_seconds, limit),
             )
         )
         freed = 0

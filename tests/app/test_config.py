@@ -361,8 +361,8 @@ WARNINGS = [
     ),
     (
         "[node]\nworkers = 4\n[destinations.a]\nurl = 'dicom://A@b:104'\nmax_associations = 2",
-        "router.toml:5:1: destinations.a.max_associations: is less than node.workers: each worker may open one, so there "
-        "may be 4",
+        "router.toml:5:1: destinations.a.max_associations: is less than node.workers: each worker may open one, "
+        "so there may be 4",
     ),
 ]
 
