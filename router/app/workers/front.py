@@ -106,7 +106,9 @@ class Front:
         except NoAnswer as error:
             # What its state says already needs no second line.
             self._unready[member.index] = [str(error)] if member.state == "serving" else []
+            member.answered(False)
             return
+        member.answered(True)
         lines = text.decode("utf-8", "replace").splitlines()
         self._unready[member.index] = [] if status == 200 else [f"worker {member.index}: {line}" for line in lines]
 

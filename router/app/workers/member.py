@@ -29,6 +29,8 @@ class Member:
         """It has served at least once."""
         self.serving_since = 0.0
         """Monotonic; 0: its present run does not serve yet."""
+        self.silent_since = 0.0
+        """Monotonic; 0: it answers, or need not."""
         self._process: Process | None = None
         self._reload = False
 
@@ -41,7 +43,7 @@ class Member:
     def starts(self, process: Process) -> None:
         self._process = process
         self.state = "starting"
-        self.serving_since = 0.0
+        self.serving_since = self.silent_since = 0.0
 
     def serves(self) -> None:
         self.state = "serving"
@@ -62,6 +64,13 @@ class Member:
         process = self._process
         if process is not None and process.returncode is None:
             process.send_signal(number)
+
+    def answered(self, whether: bool) -> None:
+        """It was asked how it is."""
+        if whether or self.state != "serving":
+            self.silent_since = 0.0
+        elif not self.silent_since:
+            self.silent_since = time.monotonic()
 
     def reload(self) -> None:
         """SIGHUP; one that is starting would die of it, and hears it later."""

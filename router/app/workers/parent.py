@@ -28,7 +28,7 @@ from pathlib import Path
 from router.app.config import Config
 from router.app.supervisor import EXIT_FAILED, EXIT_STORAGE, STOP_NOW
 from router.app.workers.errand import Errand, part_of
-from router.app.workers.front import Front
+from router.app.workers.front import LOOK_EVERY, Front
 from router.app.workers.member import Member
 from router.errors import RouterError
 from router.ledger import shared
@@ -45,6 +45,8 @@ FIRST_WAIT = 0.2
 LONGEST_WAIT = 30.0
 STEADY = 60.0
 """Seconds of service after which a crash is the first of a row again."""
+SILENT = 60.0
+"""Seconds without an answer after which a worker that should serve is killed: as long as leases last."""
 STORAGE_GRACE = 1.5
 """Seconds for the others when the disk has failed one."""
 KILL_AFTER = 20.0
@@ -79,9 +81,10 @@ class Parent:
             self._prepare()
             with reserved(self.config.listeners) as self._ports:
                 await admin.start()
-                watching = loop.create_task(front.watch())
+                watching = [loop.create_task(front.watch()), loop.create_task(self._watch_silent())]
                 await self._run_workers(f"{self.config.admin_host}:{admin.port}")
-                watching.cancel()
+                for task in watching:
+                    task.cancel()
         except (RouterError, OSError) as error:
             self.log.error("could not start", reason=str(error))
             print(f"dicom-router: {error}", file=sys.stderr)
@@ -180,6 +183,16 @@ class Parent:
             os.close(ready)
         member.ends()
         return code
+
+    async def _watch_silent(self) -> None:
+        """Kill who hangs: as long as its leases last nobody delivers what it has, and others may wait for it."""
+        while not self.stopping.is_set():
+            await asyncio.sleep(LOOK_EVERY)
+            for member in self.members:
+                if member.silent_since and time.monotonic() - member.silent_since > SILENT:
+                    self.log.error("a worker does not answer, it is killed", worker=member.index, after=SILENT)
+                    member.silent_since = 0.0
+                    member.signal(signal.SIGKILL)
 
     def _is_ready(self, member: Member, ready: int) -> None:
         asyncio.get_running_loop().remove_reader(ready)

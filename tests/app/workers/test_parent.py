@@ -127,6 +127,23 @@ async def test_a_worker_that_does_not_end_is_killed(
         assert await running == 1
 
 
+async def test_a_worker_that_hangs_is_killed_and_started_again(
+    config: Config, workers: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # None of these programs answers; the first of worker 1 has said that it serves and is asked.
+    workers("if index == 1: serve()\nif index == 1 and run > 1:\n runs.with_name('again').touch()\nwait()")
+    monkeypatch.setattr(module, "SILENT", 0.1)
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.05)
+    parent = Parent(config)
+    parent._started = True
+    running = asyncio.create_task(parent.run())
+    await until((config.data_dir / "again").exists)
+    assert runs(config, 0) == 1, "one that is still starting has its time"
+    parent._terminate()
+    async with asyncio.timeout(20):
+        await running
+
+
 async def test_told_to_end_before_the_workers_listen(config: Config, workers: Callable[[str], None]) -> None:
     workers("time.sleep(600)")
     parent = Parent(config)
