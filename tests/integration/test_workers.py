@@ -129,6 +129,7 @@ def test_associations_are_spread_and_everything_arrives_once(
     assert received_by == {"0", "1"}
     assert router.metric("dicom_router_instances_received_total") == len(sent)
     assert router.metric("dicom_router_store_responses_total", status="0x0000") == len(sent)
+    wait_for(lambda: delivered(router) >= len(sent), 20, "all to be counted")  # the file is there a moment earlier
     wait_for(lambda: router.metric("dicom_router_queue_depth") == 0, 20, "an empty queue")
     assert delivered(router) == len(sent), "once each"
     assert router.metric("dicom_router_worker_up") == 2
