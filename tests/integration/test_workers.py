@@ -289,6 +289,8 @@ def test_an_operator_acts_on_all_of_them(tmp_path: Path, pair: Callable[..., Rou
     assert received(archive) == {}
     router.post("/api/v1/destinations/archive/resume", {})
     wait_for(lambda: arrived(archive, sent), 30, "delivery after the resume")
+    # The ledger hears of it a moment after the file is there.
+    wait_for(lambda: json.loads(router.get("/api/v1/queue"))["destinations"][0]["waiting"] == 0, 20, "an empty queue")
     uid = next(iter(sent))
     assert json.loads(router.post("/api/v1/resend", {"selector": uid})) == {"deliveries": 1}
     wait_for(lambda: delivered(router) == len(sent) + 1, 20, "the one sent again")
