@@ -41,9 +41,12 @@ def run(folder: Path, tools: Path, size: int, destination: str, number: int) -> 
     """One object through a router of its own. Raises RuntimeError unless it arrives as it was sent."""
     folder.mkdir(parents=True)
     sink = Sink(tools, 1, folder / "sink.log")
-    work = Work(folder, tools, size, 1, 1, 1, 0, number, [sink])
+    work = Work(
+        folder=folder, tools=tools, size=size, objects=1, associations=1, destinations=1, per_association=0,
+        first=number, sinks=[sink],
+    )  # fmt: skip
     log = folder / "load.log"
-    with router(work, destination) as (port, called, pids):
+    with router(work, destination=destination) as (port, called, pids):
         command = [str(tools / "load"), "127.0.0.1", str(port), called, "BENCH", "1", "1", str(size), "0", str(number)]
         subprocess.run([*command, str(log)], check=True, capture_output=True, timeout=600)
         sink.wait()

@@ -2,6 +2,7 @@
 
     python -m benchmarks.flow                 # every size and system, medians of several rounds
     python -m benchmarks.flow --quick         # small counts, one round: does it still run?
+    python -m benchmarks.flow --systems router --workers 1,2
 
 The systems:
 
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -37,6 +39,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,6 +159,21 @@ def wait_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30) 
     raise TimeoutError(f"port {port} does not answer")
 
 
+def wait_ready(admin: int, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+    """Until the router says that it serves, with all its workers."""
+    wait_port(admin, process, seconds)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=5):
+            return
+        time.sleep(0.05)
+    raise TimeoutError("the router is not ready")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def cpu_of(pid: int) -> float:
     """CPU seconds of a process and of the children that it has waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -190,7 +208,7 @@ def process(arguments: list[str], log: Path, env: dict[str, str] | None = None) 
 
 
 @contextlib.contextmanager
-def router(work: Work, destination: str = "") -> Iterator[tuple[int, str, list[int]]]:
+def router(work: Work, workers: int = 1, destination: str = "") -> Iterator[tuple[int, str, list[int]]]:
     port, admin = free_port(), free_port()
     folder = work.folder
     names = [f"d{index}" for index in range(len(work.sinks))]
@@ -202,7 +220,7 @@ def router(work: Work, destination: str = "") -> Iterator[tuple[int, str, list[i
         for name, sink in zip(names, work.sinks, strict=True)
     )
     (folder / "router.toml").write_text(
-        f'[node]\nname = "bench"\ndata_dir = "{folder / "data"}"\n'
+        f'[node]\nname = "bench"\nworkers = {workers}\ndata_dir = "{folder / "data"}"\n'
         f'[[listen]]\nbind = "127.0.0.1:{port}"\nae_titles = ["ROUTER"]\naccept = "any"\ntls = "off"\n'
         f'[rules]\npath = "{folder / "rules"}"\non_no_match = "hold"\n'
         f'[admin]\nbind = "127.0.0.1:{admin}"\n'
@@ -210,8 +228,8 @@ def router(work: Work, destination: str = "") -> Iterator[tuple[int, str, list[i
     )
     command = [sys.executable, "-m", "router.app.cli", "run", "-c", str(folder / "router.toml")]
     with process(command, folder / "router.log") as child:
-        wait_port(port, child)
-        yield port, "ROUTER", [child.pid]
+        wait_ready(admin, child)
+        yield port, "ROUTER", [child.pid, *children_of(child.pid)]
 
 
 @contextlib.contextmanager
@@ -323,6 +341,8 @@ SYSTEMS: dict[str, System] = {
 }
 SLOW = {"orthanc": 0.2, "pynetdicom": 0.2}
 """They get this share of the objects: their rate does not depend on the number, and nobody wants to wait."""
+SEVERAL = "router x"
+"""Before the number of workers: the router with several."""
 FAN_OUT = {"limit", "router"}
 RECEIVE = {"limit", "router", "storescp"}
 LIMIT_SPOOL = 1 << 30
@@ -395,6 +415,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", default="16KiB,512KiB,100MiB")
     parser.add_argument("--destinations", default="0,1,3")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--workers", default="1", help="of the router; several numbers take turns, as in 1,2")
     parser.add_argument("--associations", type=int, default=4)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of objects")
     parser.add_argument("--folder", type=Path, help="where spools and stores lie; default: a temporary folder")
@@ -403,6 +424,15 @@ def main(argv: list[str] | None = None) -> int:
     rounds = 1 if options.quick else options.rounds
     units = {"16KiB": (16 * KIB, 4000), "512KiB": (512 * KIB, 1200), "100MiB": (100 * MIB, 12)}
     rows = []
+    systems = dict(SYSTEMS)
+    names = []
+    for name in options.systems.split(","):
+        if name != "router":
+            names.append(name)
+            continue
+        for workers in map(int, options.workers.split(",")):
+            names.append(f"{SEVERAL}{workers}" if workers > 1 else name)
+            systems[names[-1]] = functools.partial(router, workers=workers)
     number = 1
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         tools = build_tools(Path(temporary) / "tools")
@@ -412,8 +442,9 @@ def main(argv: list[str] | None = None) -> int:
             for destinations in [int(text) for text in options.destinations.split(",")]:
                 results: dict[str, list[Figures]] = {}
                 for _ in range(rounds):
-                    for name in options.systems.split(","):
-                        if (destinations > 1 and name not in FAN_OUT) or (destinations == 0 and name not in RECEIVE):
+                    for name in names:
+                        kind = "router" if name.startswith(SEVERAL) else name
+                        if (destinations > 1 and kind not in FAN_OUT) or (destinations == 0 and kind not in RECEIVE):
                             continue  # the others send to one place; their receiving alone is not compared
                         count = max(options.associations, int(objects * SLOW.get(name, 1)))
                         work = Work(
@@ -422,7 +453,7 @@ def main(argv: list[str] | None = None) -> int:
                             per_association=max(1, min(50, count // options.associations // 2)), first=number * 1_000_000,
                         )  # fmt: skip
                         number += 1
-                        results.setdefault(name, []).append(run(SYSTEMS[name], work))
+                        results.setdefault(name, []).append(run(systems[name], work))
                 for name, figures in results.items():
                     rows.append(
                         {
@@ -442,7 +473,11 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-    wrong = [row for row in rows if row["system"] == "router" and (row["failures"] or row["lost"] or row["damaged"])]
+    wrong = [
+        row
+        for row in rows
+        if str(row["system"]).startswith("router") and (row["failures"] or row["lost"] or row["damaged"])
+    ]
     return 1 if wrong else 0
 
 

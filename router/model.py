@@ -309,6 +309,39 @@ class Destination:
     """0x0111 counts as delivered: a repeat after a lost answer gives exactly this."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which of the processes of a node this is. Each writes a log of its own, numbered as it is.
+
+    Logs of processes that there are no more, since there were more of them once, belong to those that there are.
+    """
+
+    worker: int = 0
+    """0 to ``of`` - 1."""
+    of: int = 1
+
+    @property
+    def alone(self) -> bool:
+        return self.of == 1
+
+    def owns(self, log: int) -> bool:
+        return log % self.of == self.worker
+
+    def part(self, whole: int) -> int:
+        """This process's part of a number that is given for the node; at least 1."""
+        return max(1, whole // self.of + (self.worker < whole % self.of))
+
+
+ALONE = Share()
+LOG_SEGMENTS = 10**12
+"""Segments are numbered log by log."""
+
+
+def log_of(segment: int) -> int:
+    """The log that a segment belongs to."""
+    return segment // LOG_SEGMENTS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Seconds and bytes; defaults are the product's. Every one can be set in ``[limits]``."""

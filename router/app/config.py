@@ -30,6 +30,7 @@ class Config:
     file: Path | None
     node: str
     data_dir: Path
+    workers: int
     listeners: tuple[Listener, ...]
     peers: tuple[Peer, ...]
     destinations: tuple[Destination, ...]
@@ -101,6 +102,7 @@ class _Builder:
         if not destinations:
             self.warnings.append("no [destinations] are configured: nothing is delivered")
         self._look_at(destinations, listeners)
+        self._divide(destinations)
         if self.problems:
             raise ConfigError(self.source.told(self.problems))
         limits = Limits(**{key: value for key, value in model.limits.model_dump().items() if value is not None})
@@ -108,6 +110,7 @@ class _Builder:
             file=self.file,
             node=model.node.name,
             data_dir=self.base / model.node.data_dir,
+            workers=model.node.workers,
             listeners=listeners,
             peers=peers,
             destinations=destinations,
@@ -193,6 +196,17 @@ class _Builder:
                     self._problem(
                         ("peers", peer.name), f"cannot be told from peers.{other.name}: AE title and addresses overlap"
                     )
+
+    def _divide(self, destinations: tuple[Destination, ...]) -> None:
+        workers = self.model.node.workers
+        for destination in destinations:
+            if destination.max_associations < workers:
+                self.warnings.append(
+                    self.source.at(
+                        ("destinations", destination.name, "max_associations"),
+                        f"is less than node.workers: each worker may open one, so there may be {workers}",
+                    )
+                )
 
     def _look_at(self, destinations: tuple[Destination, ...], listeners: tuple[Listener, ...]) -> None:
         seen: dict[tuple[str, ...], str] = {}

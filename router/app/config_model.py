@@ -88,20 +88,13 @@ class NodeModel(_Table):
     """Names this node in leases and logs."""
     data_dir: str = "var"
     """Spool and ledger; relative to the configuration file."""
-    workers: int = 1
-    """Processes. This version runs one."""
+    workers: int = Field(default=1, ge=1, le=16)
+    """Processes that share the listening ports, the spool and the ledger."""
     shutdown_grace: Seconds = 30.0
     """How long open associations may finish after SIGTERM."""
     on_changed_duplicate: Literal["version", "reject", "hold"] = "version"
     """Other bytes under a known SOP Instance UID: keep and deliver both in order, answer 0x0111, or hold for a
     person."""
-
-    @field_validator("workers")
-    @classmethod
-    def _one(cls, value: int) -> int:
-        if value != 1:
-            raise ValueError("this version runs one worker: workers = 1")
-        return value
 
 
 class ListenModel(_Table):

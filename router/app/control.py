@@ -52,6 +52,8 @@ class RouterControl:
     async def status(self) -> Json:
         router = self._router
         usage = router.spool.usage()
+        destinations = await self._destinations(None)
+        counts = await router.ledger.counted()
         return {
             "node": router.config.node,
             "version": __version__,
@@ -71,9 +73,9 @@ class RouterControl:
                 }
                 for server in router.listeners
             ],
-            "destinations": await self._destinations(None),
-            "held": router.ledger.counts.held,
-            "dead_letters": router.ledger.counts.dead,
+            "destinations": destinations,
+            "held": counts.held,
+            "dead_letters": counts.dead,
             "spool": {"bytes": usage.bytes, "live_bytes": usage.live_bytes, "free_bytes": usage.free_bytes},
         }
 
@@ -87,6 +89,7 @@ class RouterControl:
 
     async def _destinations(self, only: str | None) -> list[Json]:
         router = self._router
+        counts = await router.ledger.counted()
         oldest = await router.ledger.oldest()
         dead = await router.ledger.dead_by_destination()
         now = time.time()
@@ -96,7 +99,7 @@ class RouterControl:
             if only is not None and name != only:
                 continue
             lane = router.lanes[name].status()
-            count, size = router.ledger.counts.open.get(name, (0, 0))
+            count, size = counts.open.get(name, (0, 0))
             rows.append(
                 {
                     "name": name,

@@ -13,7 +13,7 @@ from router.app.known import KnownInstances
 from router.delivery.lane import Lane
 from router.errors import SpoolError, fault_location
 from router.ledger import SqliteLedger
-from router.model import SpoolSettings
+from router.model import ALONE, Share, SpoolSettings
 from router.observe.metrics import RouterMetrics
 from router.ports import Log
 from router.spool import Spool
@@ -38,7 +38,9 @@ class Housekeeping:
         settings: SpoolSettings,
         log: Log,
         known: KnownInstances | None = None,
+        share: Share = ALONE,
     ) -> None:
+        self.share = share
         self.spool = spool
         self.ledger = ledger
         self.lanes = lanes
@@ -47,6 +49,8 @@ class Housekeeping:
         self.log = log
         self.known = known
         self._told: dict[str, float] = {}
+        self._paused: dict[str, str] = {}
+        """What the ledger said last time of pauses."""
 
     async def run(self) -> None:
         """Until cancelled. Cancelling it is safe at any point."""
@@ -54,6 +58,8 @@ class Housekeeping:
         expire_at = compact_at = loop.time()
         while True:
             await self._attempt(self.gauges)
+            if not self.share.alone:
+                await self._attempt(self.attend)
             now = loop.time()
             if now >= expire_at:
                 await self._attempt(self.expire)
@@ -73,15 +79,32 @@ class Housekeeping:
 
     async def gauges(self) -> None:
         now = time.time()
+        counts = await self.ledger.counted()
         oldest = await self.ledger.oldest()
         for name, lane in self.lanes.items():
-            count, size = self.ledger.counts.open.get(name, (0, 0))
+            count, size = counts.open.get(name, (0, 0))
             age = max(0.0, now - oldest[name]) if count and name in oldest else 0.0
             self.metrics.set_queue(name, count, size, age)
-            self._tell_age(name, lane, count, age)
-        self.metrics.set_held(self.ledger.counts.held, self.ledger.counts.dead)
+            if self.share.worker == 0:
+                self._tell_age(name, lane, count, age)
+        self.metrics.set_held(counts.held, counts.dead)
         usage = self.spool.usage()
         self.metrics.set_spool(usage.bytes, usage.free_bytes)
+
+    async def attend(self) -> None:
+        """What other processes have left to us: deliveries that are ready, and pauses that we were not told of."""
+        for name in await self.ledger.ready_among(list(self.lanes)):
+            self.lanes[name].backlog()
+        states = {name: lane.state for name, lane in self.lanes.items()}
+        before, self._paused = self._paused, await asyncio.to_thread(self.ledger.paused)
+        for name, lane in self.lanes.items():
+            # Twice the same: else what we read may be older than what we were told.
+            if before.get(name) != self._paused.get(name) or lane.state != states[name]:
+                continue
+            if name in self._paused and lane.state != "paused":
+                lane.pause(self._paused[name])
+            elif name not in self._paused and lane.state == "paused":
+                lane.resume()
 
     def _tell_age(self, name: str, lane: Lane, count: int, age: float) -> None:
         told = self._told.get(name, 0.0)

@@ -13,7 +13,7 @@ from router.spool import Spool
 
 
 def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -> None:
-    """Bring spool and ledger together.
+    """Bring spool and ledger together: our own log, and those whose process there is not any more.
 
     The log tells what was received and what was decided; the ledger remembers how far it has read it. What lies behind
     that place was synced shortly before a crash, or the ledger is an old copy, or a new one because it was lost: all
@@ -27,8 +27,8 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
     if on_duplicate == "reject":
         on_duplicate = "hold"  # it may have been answered: a person decides, nothing is dropped
 
-    def whole() -> Iterator[Receipt]:
-        for found in spool.tail(ledger.position(), ledger.knows):
+    def whole(number: int) -> Iterator[Receipt]:
+        for found in spool.tail(ledger.position(number), ledger.knows, number):
             if found.info is not None and ledger.knows(found.info.id):
                 # Whatever became of it since; unless it was moved here, and an old ledger does not know.
                 place = ledger.place(found.info.id)
@@ -49,9 +49,10 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
                     "damaged record set aside", problem=found.problem, file=aside.name if aside is not None else ""
                 )
 
-    ledger.follow(whole(), spool.end())
+    for number in spool.logs:
+        ledger.follow(whole(number), spool.end(number), number)
     if lost:
         log.warning("ledger rebuilt", **counts)
     elif any(counts.values()):
         log.info("the end of the spool's log was read", **counts)
-    spool.adopt(ledger.live(), ledger.position())
+    spool.adopt(ledger.live(), ledger.position(spool.share.worker))

@@ -17,6 +17,7 @@ from router.app.intake import StoreIntake
 from router.app.known import KnownInstances
 from router.app.recovery import reconcile
 from router.app.rules_in_force import RulesInForce
+from router.app.workers.told import socket_of, told_routes
 from router.delivery.dicom_sender import DicomSender
 from router.delivery.folder_sender import FolderSender
 from router.delivery.lane import Lane
@@ -24,7 +25,7 @@ from router.delivery.memory import Budget
 from router.delivery.sender import Pair, Sender
 from router.errors import LedgerError, RouterError, SpoolError, fault_location
 from router.ledger import SqliteLedger
-from router.model import Decision, Destination, InstanceInfo, Location, format_id
+from router.model import ALONE, Decision, Destination, InstanceInfo, Location, Share, format_id
 from router.net.admission import Gate
 from router.net.listener import ListeningServer
 from router.observe.logs import get_logger
@@ -64,9 +65,11 @@ def sender_for(destination: Destination, log: Log) -> Callable[[Sequence[Pair]],
 class Router:
     """Made by ``start``. ``failed`` is set when the disk or the ledger failed: then close and leave."""
 
-    def __init__(self, config: Config, log: Log) -> None:
+    def __init__(self, config: Config, log: Log, share: Share = ALONE, *, fresh: bool = False) -> None:
         self.config = config
         self.log = log
+        self.share = share
+        self.fresh = fresh
         self.loop = asyncio.get_running_loop()
         self.started = time.time()
         self.failed = asyncio.Event()
@@ -87,14 +90,18 @@ class Router:
         self._closed = False
 
     @classmethod
-    async def start(cls, config: Config) -> Router:
+    async def start(cls, config: Config, share: Share = ALONE, *, fresh: bool = False) -> Router:
         """Everything up and listening when this returns.
+
+        Args:
+            share: Of one of several processes; the configuration is then this process's part of it.
+            fresh: The ledger was empty before this process and its siblings began.
 
         Raises:
             ConfigError: The rules are wrong.
             RouterError: Spool, ledger or a port cannot be had; the message says what to do.
         """
-        router = cls(config, get_logger())
+        router = cls(config, get_logger() if share.alone else get_logger(worker=share.worker), share, fresh=fresh)
         try:
             await router._start()
         except BaseException:
@@ -143,14 +150,16 @@ class Router:
                 random=random.random,
                 damaged=self._damaged,
             )
-        known = KnownInstances(self.ledger.sop_instances(), self.ledger.instances())
+        known = None
+        if self.share.alone:  # else others receive too
+            known = KnownInstances(self.ledger.sop_instances(), self.ledger.instances())
         self.intake = StoreIntake(
             loop=self.loop,
             spool=self.spool,
             ledger=self.ledger,
             lanes=self.lanes,
             rules=self.rules,
-            ids=IdSource(worker=0, last=self.ledger.last_id(), clock=time.time),
+            ids=IdSource(worker=self.share.worker, last=self.ledger.last_id(), clock=time.time),
             limits=config.limits,
             log=log,
             decided=self.metrics.decided,
@@ -160,6 +169,7 @@ class Router:
             known=known,
             budget=budget,
         )
+        self.ledger.ready = self._ready
         self.ledger.start(self.loop, failed=self._ledger_failed)
         self.spool.start(
             self.loop,
@@ -176,11 +186,15 @@ class Router:
         self.gate = Gate(config.limits, config.peers, self.house)
         housekeeping = Housekeeping(
             spool=self.spool, ledger=self.ledger, lanes=self.lanes, metrics=self.metrics, settings=config.spool,
-            log=log, known=known,
+            log=log, share=self.share, known=known,
         )  # fmt: skip
         await housekeeping.gauges()
         control = RouterControl(self)
-        self.admin = AdminServer(create_app(control, self.metrics), host=config.admin_host, port=config.admin_port)
+        if self.share.alone:
+            self.admin = AdminServer(create_app(control, self.metrics), host=config.admin_host, port=config.admin_port)
+        else:
+            inner = create_app(control, self.metrics, told_routes(self))
+            self.admin = AdminServer(inner, path=socket_of(config.data_dir, self.share.worker))
         await self.admin.start()
         for listener in config.listeners:
             server = ListeningServer(
@@ -190,6 +204,7 @@ class Router:
                 serving(self.intake, log=log),
                 metrics=self.metrics.listener(listener.name),
                 log=log,
+                shared=not self.share.alone,
             )
             self.listeners.append(server)
             await server.start()
@@ -203,7 +218,8 @@ class Router:
         ]
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
-        log.info("ready", admin=f"{config.admin_host}:{self.admin.port}", rules=rules.version)
+        port = self.admin.port if self.share.alone else config.admin_port
+        log.info("ready", admin=f"{config.admin_host}:{port}", rules=rules.version)
 
     def _open_storage(self) -> None:
         """Blocking: nothing is served yet."""
@@ -214,12 +230,15 @@ class Router:
             raise RouterError(
                 f"cannot use node.data_dir {folder}: {error.strerror}; it must be writable for this user"
             ) from error
-        self.spool = Spool.open(folder / "spool", self.config.spool, log=self.log)
+        share = self.share
+        self.spool = Spool.open(folder / "spool", self.config.spool, log=self.log, share=share)
         try:
-            self.ledger = SqliteLedger.open(folder / "ledger.db", node=self.config.node, log=self.log)
+            self.ledger = SqliteLedger.open(folder / "ledger.db", node=self.config.node, log=self.log, share=share)
         except RouterError:
             self.spool.close_files()
             raise
+        self.ledger.fresh |= self.fresh
+        self.spool.ask_for_moved(self.ledger.place_now)
         reconcile(self.spool, self.ledger, self.log, self.config.on_changed_duplicate)
 
     def _warn_of_strangers(self) -> None:
@@ -262,6 +281,11 @@ class Router:
     def _ledger_failed(self, problem: LedgerError) -> None:
         """In the ledger's thread."""
         self.loop.call_soon_threadsafe(self._storage_failed, str(problem))
+
+    def _ready(self, destination: str) -> None:
+        lane = self.lanes.get(destination)
+        if lane is not None:
+            lane.backlog()
 
     def _storage_failed(self, reason: str) -> None:
         self.failure = reason

@@ -1,4 +1,4 @@
-"""Runs one router in this process: the loop, the signals, the exit code.
+"""Runs one router in this process, or the parent of several: the loop, the signals, the exit code.
 
 SIGTERM drains (a second one stops now), SIGHUP reloads. Exit codes: 0 drained, 1 could not start, 3 the disk or the
 ledger
@@ -12,15 +12,18 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from router.app.config import Config, load_config
 from router.app.router import Router
 from router.errors import ConfigError, RouterError
+from router.model import ALONE, Share
 from router.observe.logs import configure_logging, get_logger
 
 OPEN_FILES = 65536
+STOP_NOW = signal.SIGUSR1
+"""From the parent to a worker: what the second SIGTERM means to a router of one process."""
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_STORAGE = 3
@@ -40,10 +43,20 @@ def run(config_path: Path | None, env: Mapping[str, str] | None = None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return EXIT_CONFIG
+    set_up(config)
+    if config.workers > 1:
+        # Imported where it is needed: one process has no use for it.
+        from router.app.workers.parent import Parent
+
+        return run_loop(Parent(config).run())
+    return run_loop(serve(config))
+
+
+def set_up(config: Config) -> None:
+    """What a process needs before its loop."""
     configure_logging(config.log_format, level=config.log_level, uids=config.log_uids)
     sys.setswitchinterval(SWITCH_INTERVAL)
     os.umask(0o077)
-    return run_loop(_main(config))
 
 
 def open_files() -> int:
@@ -65,8 +78,15 @@ def run_loop(main: object) -> int:
     return uvloop.run(main)  # type: ignore[arg-type]
 
 
-async def _main(config: Config) -> int:
-    log = get_logger()
+async def serve(
+    config: Config, share: Share = ALONE, *, fresh: bool = False, ready: Callable[[], None] = lambda: None
+) -> int:
+    """One router on this loop, until it is told to stop; gives the exit code.
+
+    Args:
+        ready: Called when it serves.
+    """
+    log = get_logger() if share.alone else get_logger(worker=share.worker)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     now = asyncio.Event()
@@ -76,11 +96,18 @@ async def _main(config: Config) -> int:
             now.set()
         stopping.set()
 
+    def stop_now() -> None:
+        now.set()
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, terminate)
+        # A worker may get its parent's and that of who stops the whole group: neither of them means "now".
+        loop.add_signal_handler(number, terminate if share.alone else stopping.set)
+    if not share.alone:
+        loop.add_signal_handler(STOP_NOW, stop_now)
     granted = open_files()
     try:
-        router = await Router.start(config)
+        router = await Router.start(config, share, fresh=fresh)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -98,6 +125,7 @@ async def _main(config: Config) -> int:
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
+    ready()
     failed = loop.create_task(router.failed.wait())
     stopped = loop.create_task(stopping.wait())
     await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)

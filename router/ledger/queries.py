@@ -10,7 +10,8 @@ from typing import Any
 
 import apsw
 
-from router.model import format_id, parse_id
+from router.ledger.store import Counters
+from router.model import Location, Priority, format_id, parse_id
 
 READ_TIMEOUT_MS = 5000
 PAGE = 10_000
@@ -61,6 +62,34 @@ class Queries:
             if len(page) < PAGE:
                 return
             last = page[-1]
+
+    def counters(self) -> Counters:
+        """Of all processes that share the ledger."""
+        with self._lock:
+            return Counters.of_rows(self._connection.execute("select name, number, bytes from counter"))
+
+    def place(self, instance: int) -> Location | None:
+        """Where its record lies; None: nobody needs it any more."""
+        with self._lock:
+            row = self._connection.execute(
+                "select segment, epoch, at, length from instance where id=?", (instance,)
+            ).fetchone()
+        return Location(*row) if row is not None else None
+
+    def ready(self, destinations: list[str], now: float) -> list[str]:
+        """Those to which a delivery may be tried now."""
+        found = []
+        for name in destinations:
+            for priority in Priority:
+                with self._lock:
+                    row = self._connection.execute(
+                        "select min(not_before) from delivery where dest=? and priority=? and state='ready'",
+                        (name, int(priority)),
+                    ).fetchone()
+                if row is not None and row[0] is not None and row[0] <= now:
+                    found.append(name)
+                    break
+        return found
 
     def oldest(self, destinations: list[str]) -> dict[str, float]:
         """Destination to the arrival (epoch seconds) of its oldest undelivered instance."""

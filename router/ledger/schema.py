@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import apsw
 
 from router.errors import LedgerTooNew
@@ -44,7 +47,25 @@ create table setting(name text primary key, value text not null);
 create table log_position(epoch {big} not null, at {big} not null);
 insert into log_position select coalesce(max(epoch), 0), {end} from instance;
 """,
+    """
+alter table log_position add column log {big} not null default 0;
+create unique index log_position_log on log_position(log);
+create table counter(name text primary key, number {big} not null, bytes {big} not null);
+""",
 )
+
+
+@contextmanager
+def immediate(connection: apsw.Connection) -> Iterator[None]:
+    """A transaction that writes from its beginning: one that reads first could not wait for another process."""
+    connection.execute("begin immediate")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+    connection.execute("commit")
 
 
 def migrate(connection: apsw.Connection) -> bool:
@@ -53,7 +74,7 @@ def migrate(connection: apsw.Connection) -> bool:
     Raises LedgerTooNew for a ledger of a newer version of the router.
     """
     version = 0
-    with connection:
+    with immediate(connection):
         connection.execute("create table if not exists schema_version(version integer not null)")
         row = connection.execute("select version from schema_version").fetchone()
         version = row[0] if row else 0

@@ -31,11 +31,25 @@ from router.ledger.rows import (
     instance_of,
     instance_row,
 )
-from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, OutcomeKind, Verdict, value
+from router.model import (
+    ALONE,
+    LOG_SEGMENTS,
+    Decision,
+    Delivery,
+    InstanceInfo,
+    Location,
+    LogPosition,
+    Outcome,
+    OutcomeKind,
+    Share,
+    Verdict,
+    value,
+)
 
 LEASE_SECONDS = 60.0
 ROWS_AT_ONCE = 64
 HISTORY_SECONDS = 90 * 86400.0
+LAST_ID = (1 << 63) - 1
 
 
 @value
@@ -77,20 +91,52 @@ class Counters:
     """Destination to [deliveries, bytes] that are open."""
     dead: int = 0
     held: int = 0
-    kept_bytes: int = 0
-    """Of fully settled records that still lie in the spool."""
+    kept: dict[int, int] = field(default_factory=dict)
+    """Log to the bytes of its fully settled records that still lie in the spool."""
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(self.kept.values())
 
     def add_open(self, destination: str, count: int, size: int) -> None:
         entry = self.open.setdefault(destination, [0, 0])
         entry[0] += count
         entry[1] += size
 
+    def keep(self, segment: int, size: int) -> None:
+        """A record of ``size`` bytes is settled; it is unsettled or gone if negative."""
+        log = segment // LOG_SEGMENTS
+        self.kept[log] = self.kept.get(log, 0) + size
+
     def apply(self, other: Counters) -> None:
         for destination, (count, size) in other.open.items():
             self.add_open(destination, count, size)
         self.dead += other.dead
         self.held += other.held
-        self.kept_bytes += other.kept_bytes
+        for log, size in other.kept.items():
+            self.kept[log] = self.kept.get(log, 0) + size
+
+    def rows(self) -> list[tuple[str, int, int]]:
+        """As they stand in the table ``counter``."""
+        rows = [(f"open:{name}", count, size) for name, (count, size) in self.open.items()]
+        rows += [(f"kept:{log}", 0, size) for log, size in self.kept.items()]
+        rows += [("dead", self.dead, 0), ("held", self.held, 0)]
+        return [row for row in rows if row[1] or row[2]]
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[tuple[str, int, int]]) -> Counters:
+        counters = cls()
+        for name, number, size in rows:
+            kind, _, detail = name.partition(":")
+            if kind == "open":
+                counters.open[detail] = [number, size]
+            elif kind == "kept":
+                counters.kept[int(detail)] = size
+            elif kind == "dead":
+                counters.dead = number
+            elif kind == "held":
+                counters.held = number
+        return counters
 
 
 def is_plain(outcome: Outcome) -> bool:
@@ -103,14 +149,49 @@ class Store:
 
     Args:
         owner: Names this run of this node in leases.
+        share: Whether other processes write here too, and which log is ours.
     """
 
-    def __init__(self, connection: apsw.Connection, owner: str) -> None:
+    def __init__(self, connection: apsw.Connection, owner: str, share: Share = ALONE) -> None:
         self.connection = connection
         self.owner = owner
+        self.share = share
         self.delta = Counters()
         """What the transaction under way changes; the writer applies or drops it."""
+        self.woken: set[str] = set()
+        """Destinations to which the transaction under way owes something again."""
         self._numbers = itertools.count(self._max("delivery") + 1)
+
+    # Transactions --------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self.delta = Counters()
+        self.woken = set()
+        self.connection.execute("begin immediate")
+        if not self.share.alone:
+            self._numbers = itertools.count(self._max("delivery") + 1)
+
+    def commit(self) -> None:
+        """Among several processes the counters stand in a table, changed with what they count."""
+        if not self.share.alone:
+            self._count(self.delta)
+        self.connection.execute("commit")
+
+    def _count(self, delta: Counters) -> None:
+        for row in delta.rows():
+            self.connection.execute(
+                "insert into counter values(?,?,?) on conflict(name) do update "
+                "set number=number+excluded.number, bytes=bytes+excluded.bytes",
+                row,
+            )
+
+    def count_anew(self) -> None:
+        """Fill the table of counters from the others. In a transaction."""
+        self.connection.execute("delete from counter")
+        self._count(self.counters())
+
+    def shared_counters(self) -> Counters:
+        return Counters.of_rows(self.connection.execute("select name, number, bytes from counter"))
 
     def _one(self, sql: str, arguments: tuple[Any, ...] = ()) -> tuple[Any, ...]:
         """A row that is there by construction."""
@@ -133,7 +214,10 @@ class Store:
             counters.open[dest] = [count, size]
         counters.dead = self._one("select count(*) from delivery where state='dead'")[0]
         counters.held = self._one("select count(*) from instance where verdict='hold'")[0]
-        counters.kept_bytes = self._one("select coalesce(sum(length), 0) from instance where settled is not null")[0]
+        for log, size in self.connection.execute(
+            f"select segment / {LOG_SEGMENTS}, sum(length) from instance where settled is not null group by 1"
+        ):
+            counters.kept[log] = size
         return counters
 
     def next_number(self) -> int:
@@ -142,13 +226,17 @@ class Store:
 
     # The place in the spool's log ----------------------------------------------------------------------------
 
-    def position(self) -> LogPosition:
-        """Everything before it in the spool's log is known here."""
-        epoch, offset = self._one("select epoch, at from log_position")
-        return LogPosition(epoch, offset)
+    def position(self, log: int) -> LogPosition:
+        """Everything before it in this log of the spool is known here."""
+        row = self.connection.execute("select epoch, at from log_position where log=?", (log,)).fetchone()
+        return LogPosition(*row) if row is not None else LogPosition()
 
-    def reach(self, position: LogPosition) -> None:
-        self.connection.execute("update log_position set epoch=?, at=?", (position.epoch, position.offset))
+    def reach(self, position: LogPosition, log: int) -> None:
+        self.connection.execute(
+            "insert into log_position(epoch, at, log) values(?,?,?) "
+            "on conflict(log) do update set epoch=excluded.epoch, at=excluded.at",
+            (position.epoch, position.offset, log),
+        )
 
     def knows(self, instance: int) -> bool:
         """Whether the instance was ever recorded, whatever became of it."""
@@ -204,12 +292,10 @@ class Store:
     def _again(self, receipt: Receipt, now: float) -> ReceiptResult:
         """An instance under a UID that is known."""
         info = receipt.info
-        number, checksum, size, syntax, verdict = self._one(
-            "select id, checksum, size, ts, verdict from instance where sop=? order by id desc limit 1",
-            (info.sop_instance,),
-        )
-        if (checksum, size, syntax) == (info.checksum, info.size, info.transfer_syntax):
-            return self._identical(number, verdict, receipt, now)
+        number = 0
+        for number, checksum, size, syntax, verdict in self._versions(info.sop_instance, info.id):
+            if (checksum, size, syntax) == (info.checksum, info.size, info.transfer_syntax):
+                return self._identical(number, verdict, receipt, now)
         if receipt.on_duplicate == "reject":
             self.event(now, number, None, "duplicate refused", "other bytes under this SOP Instance UID")
             return ReceiptResult(kind="rejected", unneeded=receipt.location)
@@ -220,6 +306,15 @@ class Store:
         self._insert_rows(INSERT_DELIVERY, deliveries)
         self.event(now, info.id, None, "new version", "other bytes came under this SOP Instance UID")
         return result
+
+    def _versions(self, sop: str, instance: int) -> list[tuple[Any, ...]]:
+        """The newest version, and if that came later than ``instance`` also the one before ``instance``: another
+        process may have recorded a later one first."""
+        select = "select id, checksum, size, ts, verdict from instance where sop=? and id<? order by id desc limit 1"
+        found = [self._one(select, (sop, LAST_ID))]
+        if found[0][0] > instance:
+            found += self.connection.execute(select, (sop, instance))
+        return found
 
     def _owe(
         self,
@@ -252,7 +347,7 @@ class Store:
                 self.delta.add_open(destination, 1, info.size)
         settled = now if done and done == len(decision.destinations) else None
         if settled is not None:
-            self.delta.kept_bytes += receipt.location.length
+            self.delta.keep(receipt.location.segment, receipt.location.length)
         instances.append(instance_row(info, decision, receipt.location, decision.verdict, supersedes, settled))
         if supersedes is None and len(receipt.sent) == len(decision.destinations):
             return _NEW
@@ -262,7 +357,7 @@ class Store:
             if destination in sent:
                 continue
             number = self.next_number()
-            after = None if supersedes is None else self._older_open(info.sop_instance, destination)
+            after = None if supersedes is None else self._in_order(info, destination, number)
             leased = destination in receipt.direct and after is None
             deliveries.append(
                 self._delivery_row(number, info.id, destination, leased, int(decision.priority), after, now)
@@ -304,14 +399,44 @@ class Store:
             1 if leased else 0, now + LEASE_SECONDS if leased else None, None, after, now,
         )  # fmt: skip
 
-    def _older_open(self, sop: str, destination: str) -> int | None:
-        row = self._one(
-            "select max(d.id) from delivery d join instance i on i.id = d.instance_id "
-            "where i.sop=? and d.dest=? and d.state in ('ready','leased')",
-            (sop, destination),
+    def _in_order(self, info: InstanceInfo, destination: str, number: int) -> int | None:
+        """Which delivery this one, of a version of a known instance, comes after.
+
+        Versions come in the order of their ids, which is that of their arrival. One that was recorded late, since
+        another process or a restart was in between, goes before the first newer one that still waits. If none waits,
+        it comes after the newest, which is then sent once more (``_newer_again``): the newest version is the last to
+        arrive.
+        """
+        others = list(
+            self.connection.execute(
+                "select d.id, d.instance_id, d.state from delivery d join instance i on i.id = d.instance_id "
+                "where i.sop=? and d.dest=? order by d.instance_id",
+                (info.sop_instance, destination),
+            )
         )
-        number: int | None = row[0]
-        return number
+        newer = [other for other in others if other[1] > info.id]
+        limit = LAST_ID
+        if newer:
+            waiting = next((other for other in newer if other[2] == "ready"), None)
+            if waiting is None:
+                return int(newer[-1][0])
+            self.connection.execute("update delivery set after=? where id=?", (number, waiting[0]))
+            limit = waiting[1]
+        return next((row[0] for row in reversed(others) if row[1] < limit and row[2] in ("ready", "leased")), None)
+
+    def _newer_again(self, instance: int, destination: str, after: int, now: float) -> None:
+        """``instance`` has arrived. If it came after a newer version, that one is owed again."""
+        row = self.connection.execute(
+            "select d.instance_id, i.size from delivery d join instance i on i.id = d.instance_id "
+            "where d.id=? and d.state='done' and d.instance_id>?",
+            (after, instance),
+        ).fetchone()
+        if row is not None:
+            self._requeue(after, now)
+            self._unsettle(row[0])
+            self.delta.add_open(destination, 1, row[1])
+            self.woken.add(destination)
+            self.event(now, row[0], destination, "resend", "an older version arrived after it")
 
     def _identical(self, instance: int, verdict: str, receipt: Receipt, now: float) -> ReceiptResult:
         """The same bytes again: owed only where they were never owed; what had been given up gets another chance."""
@@ -361,10 +486,10 @@ class Store:
 
     def _unsettle(self, instance: int) -> None:
         row = self.connection.execute(
-            "update instance set settled=null where id=? and settled is not null returning length", (instance,)
+            "update instance set settled=null where id=? and settled is not null returning segment, length", (instance,)
         ).fetchone()
         if row is not None:
-            self.delta.kept_bytes -= row[0]
+            self.delta.keep(row[0], -row[1])
 
     # Delivering --------------------------------------------------------------------------------------------
 
@@ -424,22 +549,27 @@ class Store:
                 self.settle(outcome, now)
         for fence, group in plain.items():
             instances = set()
-            for number, instance in self.connection.execute(
+            late = []
+            for number, instance, after in self.connection.execute(
                 "update delivery set state='done', owner=null, last_status=0, last_error=null, attempts=attempts+1, "
                 "updated=? where id in (select value from json_each(?)) and fence=? and state='leased' "
-                "returning id, instance_id",
+                "returning id, instance_id, after",
                 (now, json.dumps(list(group)), fence),
             ):
                 instances.add(instance)
                 settled = group[number]
                 self.delta.add_open(settled.destination, -1, -settled.size)
-            for (length,) in self.connection.execute(
+                if after is not None:
+                    late.append((instance, settled.destination, after))
+            for segment, length in self.connection.execute(
                 "update instance set settled=? where id in (select value from json_each(?)) and settled is null "
                 "and not exists (select 1 from delivery d where d.instance_id=instance.id and d.state<>'done') "
-                "returning length",
+                "returning segment, length",
                 (now, json.dumps(list(instances))),
             ):
-                self.delta.kept_bytes += length
+                self.delta.keep(segment, length)
+            for instance, destination, after in late:
+                self._newer_again(instance, destination, after, now)
 
     def settle(self, outcome: Outcome, now: float) -> None:
         """What became of an attempt; nothing if the lease was lost."""
@@ -449,11 +579,13 @@ class Store:
         if kind is OutcomeKind.DELIVERED or kind is OutcomeKind.WARNING:
             row = execute(
                 "update delivery set state='done', owner=null, last_status=?, last_error=?, attempts=attempts+1, updated=? "
-                "where id=? and fence=? and state='leased' returning instance_id, dest",
+                "where id=? and fence=? and state='leased' returning instance_id, dest, after",
                 (status, reason or None, now, outcome.delivery_id, outcome.fence),
             ).fetchone()
             if row is not None:
                 self._closed(row[0], row[1], now, settle=True)
+                if row[2] is not None:
+                    self._newer_again(row[0], row[1], row[2], now)
             return
         if kind is OutcomeKind.DEAD:
             row = execute(
@@ -476,7 +608,7 @@ class Store:
             self.event(now, row[0], row[1], "retry", reason)
 
     def _closed(self, instance: int, destination: str, now: float, *, settle: bool) -> None:
-        size, length = self._one("select size, length from instance where id=?", (instance,))
+        size, segment, length = self._one("select size, segment, length from instance where id=?", (instance,))
         self.delta.add_open(destination, -1, -size)
         if settle:
             self.connection.execute(
@@ -485,18 +617,33 @@ class Store:
                 (now, instance, instance),
             )
             if self.connection.changes():
-                self.delta.kept_bytes += length
+                self.delta.keep(segment, length)
 
     # Starting, and looking after the spool -------------------------------------------------------------------
 
-    def take_over(self, node: str, now: float) -> int:
-        """Leases of earlier runs of this node, and expired ones of anybody, are ready again."""
+    def take_over(self, owners: str, now: float) -> int:
+        """Leases of earlier runs, whose owners begin like this, and expired ones of anybody, are ready again."""
         self.connection.execute(
             "update delivery set state='ready', owner=null, updated=?, not_before=min(not_before, ?+300) "
-            "where state='leased' and (owner is null or owner like ?||'/%' or lease_until<?)",
-            (now, now, node, now),
+            "where state='leased' and (owner is null or substr(owner, 1, length(?))=? or lease_until<?)",
+            (now, now, owners, owners, now),
         )
         return self.connection.changes()
+
+    def take_over_expired(self, now: float) -> int:
+        """Leases that another process did not renew are ready again."""
+        self.connection.execute(
+            "update delivery set state='ready', owner=null, updated=? where state='leased' and lease_until<?",
+            (now, now),
+        )
+        return self.connection.changes()
+
+    def excess(self, keep_bytes: int) -> int:
+        """Bytes of settled records in our logs that are more than may be kept: our part of what is too much."""
+        kept = self.shared_counters().kept
+        total = sum(kept.values())
+        ours = sum(size for log, size in kept.items() if self.share.owns(log))
+        return -(-max(0, total - keep_bytes) * ours // total) if total > 0 else 0
 
     def live(self) -> dict[int, tuple[int, int]]:
         """Segment to (records, bytes) that the ledger knows."""
@@ -540,16 +687,20 @@ class Store:
     def expire(
         self, keep_seconds: float, excess_bytes: int, now: float, limit: int = 500
     ) -> list[tuple[int, Location]]:
-        """Let go of settled instances: those past their time, and the oldest ones until ``excess_bytes`` are freed."""
+        """Let go of settled instances in our logs: those past their time, and the oldest ones until ``excess_bytes``
+        are freed."""
         gone: list[tuple[int, Location]] = []
-        freed = 0
+        which = "settled is not null" if excess_bytes > 0 else "settled<=?1"
+        if not self.share.alone:
+            which += f" and segment / {LOG_SEGMENTS} % {self.share.of} = {self.share.worker}"
         rows = list(
             self.connection.execute(
                 "select id, settled, segment, epoch, at, length, sop, study, accession, received from instance "
-                "where settled is not null order by settled limit ?",
-                (limit,),
+                f"where {which} order by settled limit ?2",
+                (now - keep_seconds, limit),
             )
         )
+        freed = 0
         for number, settled, segment, epoch, at, length, sop, study, accession, received in rows:
             if settled > now - keep_seconds and freed >= excess_bytes:
                 break
@@ -562,8 +713,8 @@ class Store:
                 (number, sop, study, accession, received, settled, delivered),
             )
             gone.append((number, Location(segment, epoch, at, length)))
+            self.delta.keep(segment, -length)
         self.forget(number for number, _ in gone)
-        self.delta.kept_bytes -= freed
         if gone:
             self.connection.execute("delete from history where settled<?", (now - HISTORY_SECONDS,))
             self.connection.execute("delete from event where at<?", (now - HISTORY_SECONDS,))
@@ -658,11 +809,12 @@ class Store:
             self.delta.dead -= 1
             row = self.connection.execute(
                 "update instance set settled=? where id=? and settled is null "
-                "and not exists (select 1 from delivery where instance_id=? and state<>'done') returning length",
+                "and not exists (select 1 from delivery where instance_id=? and state<>'done') "
+                "returning segment, length",
                 (now, instance, instance),
             ).fetchone()
             if row is not None:
-                self.delta.kept_bytes += row[0]
+                self.delta.keep(row[0], row[1])
             count += 1
         return count
 
@@ -707,8 +859,10 @@ class Store:
                 self.delta.add_open(destination, 1, row[0])
                 woken.add(destination)
             if not decision.destinations:
-                length = self._one("update instance set settled=? where id=? returning length", (now, number))[0]
-                self.delta.kept_bytes += length
+                segment, length = self._one(
+                    "update instance set settled=? where id=? returning segment, length", (now, number)
+                )
+                self.delta.keep(segment, length)
         return woken
 
     def set_setting(self, name: str, value: str | None) -> None:

@@ -15,7 +15,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +24,10 @@ import apsw
 
 from router.errors import LedgerError, fault_location
 from router.ledger.queries import Queries
-from router.ledger.schema import migrate
+from router.ledger.schema import immediate, migrate
+from router.ledger.shared import BUSY_TIMEOUT_MS, Turn, connect
 from router.ledger.store import Counters, Receipt, ReceiptResult, Store, is_plain
-from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome
+from router.model import ALONE, Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, Share
 from router.ports import Log
 
 T = TypeVar("T")
@@ -38,7 +40,8 @@ FULL_WAIT = 0.2
 """Seconds between attempts while the disk is full."""
 CHECKPOINT_PAGES = 4000
 """WAL pages (4 KiB each) after which a passive checkpoint runs between two transactions."""
-CACHE_KIB = 64 << 10
+FOLLOW_ROWS = 500
+"""Instances of a log that are taken in by one transaction."""
 
 Done = Callable[["list[ReceiptResult] | LedgerError"], None]
 
@@ -72,10 +75,14 @@ _CLOSE = object()
 class SqliteLedger:
     """Implements ``ports.Ledger``; made by ``open``. Called on the loop unless it says otherwise."""
 
-    def __init__(self, path: Path, node: str, log: Log) -> None:
+    def __init__(self, path: Path, node: str, log: Log, share: Share = ALONE) -> None:
         self.path = path
         self.node = node
         self.log = log
+        self.share = share
+        self.ready: Callable[[str], None] = lambda destination: None
+        """Called on the loop when a destination is owed something that no lane asked for."""
+        self._turn: AbstractContextManager[object] = nullcontext()
         self.fresh = False
         """The ledger was empty when it was opened."""
         self.failed = False
@@ -97,37 +104,44 @@ class SqliteLedger:
     # Opening (blocking, before the loop) ---------------------------------------------------------------------
 
     @classmethod
-    def open(cls, path: Path, *, node: str, log: Log) -> SqliteLedger:
-        """Open or create. Raises LedgerTooNew, LedgerError with the reason."""
-        ledger = cls(path, node, log)
+    def open(cls, path: Path, *, node: str, log: Log, share: Share = ALONE) -> SqliteLedger:
+        """Open or create. Raises LedgerTooNew, LedgerError with the reason.
+
+        Args:
+            share: Of a process that shares the ledger with others; ``shared.prepare`` has run before the first of them.
+        """
+        ledger = cls(path, node, log, share)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            connection = ledger._connection = apsw.Connection(str(path))
-            connection.execute("pragma locking_mode=normal")
-            connection.execute("pragma journal_mode=wal")
-            connection.execute("pragma synchronous=full")
-            connection.execute("pragma foreign_keys=on")
-            connection.execute(f"pragma cache_size=-{CACHE_KIB}")
+            connection = ledger._connection = connect(path)
             connection.set_wal_hook(ledger._wal_grew)
+            owners = f"{node}/"
+            if not share.alone:
+                owners = f"{node}/{share.worker}/"
+                connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+                ledger._turn = Turn(path)
             ledger.fresh = migrate(connection)
-            ledger._store = Store(connection, f"{node}/{time.time_ns()}")
-            with connection:
-                taken = ledger._store.take_over(node, time.time())
+            store = ledger._store = Store(connection, f"{owners}{time.time_ns()}", share)
+            with immediate(connection):
+                taken = store.take_over(owners, time.time())
             if taken:
                 log.info("took over unfinished deliveries", count=taken)
-            ledger.counts = ledger._store.counters()
+            ledger._count()
             ledger._queries = Queries(path)
         except apsw.Error as error:
             raise LedgerError(f"cannot use the ledger {path}: {error}") from error
         return ledger
 
+    def _count(self) -> None:
+        self.counts = self._store.counters() if self.share.alone else self._store.shared_counters()
+
     def live(self) -> dict[int, tuple[int, int]]:
         """Segment to (records, bytes). Blocking; before ``start``."""
         return self._store.live()
 
-    def position(self) -> LogPosition:
-        """Everything before it in the spool's log is known here. Blocking; before ``start``."""
-        return self._store.position()
+    def position(self, log: int = 0) -> LogPosition:
+        """Everything before it in this log of the spool is known here. Blocking; before ``start``."""
+        return self._store.position(log)
 
     def knows(self, instance: int) -> bool:
         """Whether the instance was ever recorded, whatever became of it. Blocking; before ``start``, or among the records
@@ -142,13 +156,30 @@ class SqliteLedger:
         """Blocking; among the records of ``follow``."""
         self._store.relocate(instance, old, new)
 
-    def follow(self, records: Iterable[Receipt], position: LogPosition) -> None:
-        """Take in what the spool's log has up to ``position``. Blocking; before ``start``."""
-        with self._connection:
-            for receipt in records:
-                self._store.record([receipt], receipt.info.received)
-            self._store.reach(position)
-        self.counts = self._store.counters()
+    def follow(self, records: Iterable[Receipt], position: LogPosition, log: int = 0) -> None:
+        """Take in what a log of the spool has up to ``position``. Blocking; before ``start``.
+
+        In several transactions, since reading a log takes time and others may want to write.
+        """
+        store, rest = self._store, iter(records)
+        while batch := list(islice(rest, FOLLOW_ROWS)):
+            with self._turn, self._writing():
+                for receipt in batch:
+                    store.record([receipt], receipt.info.received)
+        with self._turn, self._writing():
+            store.reach(position, log)
+        self._count()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction outside of the thread."""
+        self._store.begin()
+        try:
+            yield
+            self._store.commit()
+        except BaseException:
+            self._rollback()
+            raise
 
     def last_id(self) -> int:
         row = self._connection.execute(
@@ -174,6 +205,8 @@ class SqliteLedger:
     def close_files(self) -> None:
         self._queries.close()
         self._connection.close()
+        if isinstance(self._turn, Turn):
+            self._turn.close()
 
     # The hot path ------------------------------------------------------------------------------------------
 
@@ -225,8 +258,12 @@ class SqliteLedger:
         await self._call(lambda store, now: None)
 
     async def expire(self, keep_seconds: float, keep_bytes: int) -> list[tuple[int, Location]]:
-        excess = max(0, self.counts.kept_bytes - keep_bytes)
-        return await self._call(lambda store, now: store.expire(keep_seconds, excess, now))
+        """Let go of settled records in our logs: those past their time, and the oldest while more than ``keep_bytes``
+        are kept; gives (instance, place), and nothing when there are no more."""
+        if self.share.alone:
+            excess = max(0, self.counts.kept_bytes - keep_bytes)
+            return await self._call(lambda store, now: store.expire(keep_seconds, excess, now))
+        return await self._call(lambda store, now: store.expire(keep_seconds, store.excess(keep_bytes), now))
 
     async def instances_in(self, segment: int) -> list[tuple[InstanceInfo, Decision, Location]]:
         return await self._call(lambda store, now: store.instances_in(segment))
@@ -251,6 +288,20 @@ class SqliteLedger:
 
     async def find(self, selector: dict[str, Any]) -> tuple[InstanceInfo, Location] | None:
         return await self._call(lambda store, now: store.find(selector))
+
+    async def counted(self) -> Counters:
+        """What there is now, as far as is committed; of all processes that share the ledger."""
+        if not self.share.alone:
+            self.counts = await asyncio.to_thread(self._queries.counters)
+        return self.counts
+
+    async def ready_among(self, destinations: list[str]) -> list[str]:
+        """The destinations to which a delivery that nobody has leased may be tried now."""
+        return await asyncio.to_thread(self._queries.ready, destinations, time.time())
+
+    def place_now(self, instance: int) -> Location | None:
+        """Where its record lies; None: nobody needs it any more. Any thread, blocking."""
+        return self._queries.place(instance)
 
     async def dead_by_destination(self) -> dict[str, int]:
         return await asyncio.to_thread(self._queries.dead_by_destination)
@@ -305,15 +356,21 @@ class SqliteLedger:
                 closing = True
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + RENEW_EVERY
-                self._transaction([*jobs, _Call(lambda store, now: store.renew(now), self._nobody())])
+                self._transaction([*jobs, _Call(self._renew, self._nobody())])
             elif jobs:
                 self._transaction(jobs)
             elif self.full:  # is there room again?
-                self._transaction([_Call(lambda store, now: store.reach(store.position()), self._nobody())])
+                self._transaction([_Call(_rewrite, self._nobody())])
         if self._postponed:
             self.log.error("no room for the last transaction: the next start reads it from the spool")
         if not self.failed:
-            self._checkpoint(force=True)
+            with self._turn:
+                self._checkpoint(force=True)
+
+    def _renew(self, store: Store, now: float) -> None:
+        store.renew(now)
+        if not self.share.alone and (taken := store.take_over_expired(now)):
+            self.log.warning("took over expired leases", count=taken)
 
     def _gather(self, until: float) -> list[Any]:
         """Everything that waits: a while after the last commit, unless somebody waits for it."""
@@ -341,11 +398,14 @@ class SqliteLedger:
         if self.failed:
             self._refuse(jobs, LedgerError("the ledger has failed"))
             return
-        store, execute = self._store, self._connection.execute
-        store.delta = Counters()
+        with self._turn:
+            self._commit(jobs)
+
+    def _commit(self, jobs: list[Any]) -> None:
+        store = self._store
         now = time.time()
         try:
-            execute("begin immediate")
+            store.begin()
             records: list[_Record] = []
             outcomes: list[Outcome] = []
             for job in jobs:
@@ -359,7 +419,7 @@ class SqliteLedger:
                     records, outcomes = [], []
                     self._run_call(job, now)
             self._apply(records, outcomes, now)
-            execute("commit")
+            store.commit()
         except apsw.FullError:
             self._rollback()
             self._full(jobs)
@@ -375,7 +435,11 @@ class SqliteLedger:
             return
         self._committed_at = time.monotonic()
         self.full = False
-        self.counts.apply(store.delta)
+        if self.share.alone:
+            self.counts.apply(store.delta)
+        if store.woken and self._loop is not None:
+            for destination in store.woken:
+                self._loop.call_soon_threadsafe(self.ready, destination)
         calls = []
         for job in jobs:
             if type(job) is _Record:
@@ -417,7 +481,7 @@ class SqliteLedger:
                 job.results = [next(results) for _ in job.receipts]
             position = next((job.position for job in reversed(records) if job.position is not None), None)
             if position is not None:
-                self._store.reach(position)
+                self._store.reach(position, self.share.worker)
         if outcomes:
             self._store.settle_all(outcomes, now)
 
@@ -463,6 +527,12 @@ class SqliteLedger:
     def _wal_grew(self, connection: apsw.Connection, name: str, pages: int) -> int:
         self._wal_pages = pages
         return 0
+
+
+def _rewrite(store: Store, _now: float) -> None:
+    """Write something, and change nothing."""
+    log = store.share.worker
+    store.reach(store.position(log), log)
 
 
 def _answer(calls: list[_Call]) -> None:

@@ -165,12 +165,22 @@ class ListeningServer:
 
     Args:
         gate: Shared by all listeners.
+        shared: Other processes listen on the same port; the system spreads connections among them.
         serve: Answers the contexts of each admitted association.
     """
 
     def __init__(
-        self, listener: Listener, limits: Limits, gate: Gate, serve: Serve, *, metrics: ListenerMetrics, log: Log
+        self,
+        listener: Listener,
+        limits: Limits,
+        gate: Gate,
+        serve: Serve,
+        *,
+        metrics: ListenerMetrics,
+        log: Log,
+        shared: bool = False,
     ) -> None:
+        self.shared = shared
         self.listener = listener
         self.gate = gate
         self.serve = serve
@@ -191,7 +201,12 @@ class ListeningServer:
         listener = self.listener
         try:
             self._server = await self.loop.create_server(
-                lambda: AcceptedConnection(self), listener.host, listener.port, backlog=BACKLOG, reuse_address=True
+                lambda: AcceptedConnection(self),
+                listener.host,
+                listener.port,
+                backlog=BACKLOG,
+                reuse_address=True,
+                reuse_port=self.shared,
             )
         except OSError as error:
             raise RouterError(

@@ -10,6 +10,7 @@ Prometheus' families when somebody asks, which may be in another thread.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -224,6 +225,10 @@ class RouterMetrics:
     def render(self) -> bytes:
         """The text of ``/metrics`` (``CONTENT_TYPE``). Milliseconds with many destinations: call it in a thread."""
         return generate_latest(self.registry)
+
+    async def exposition(self) -> bytes:
+        """``render``, in a thread."""
+        return await asyncio.to_thread(self.render)
 
     # For the collector -----------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ import os
 import secrets
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from pathlib import Path
 from threading import Lock
 
 from router.errors import SpoolCorrupt, SpoolError
-from router.model import Location, LogPosition, SpoolSettings
+from router.model import ALONE, LOG_SEGMENTS, Location, LogPosition, Share, SpoolSettings, log_of
 from router.ports import Log
 from router.spool import durable
 from router.spool.health import Health
@@ -82,8 +82,19 @@ class SegmentPool:
     """See the module's text."""
 
     def __init__(
-        self, folder: Path, settings: SpoolSettings, *, space: Space, health: Health, files: Executor, log: Log
+        self,
+        folder: Path,
+        settings: SpoolSettings,
+        *,
+        space: Space,
+        health: Health,
+        files: Executor,
+        log: Log,
+        share: Share = ALONE,
     ) -> None:
+        self.share = share
+        self.place_now: Callable[[int], Location | None] = lambda instance: None
+        """Where the record of an instance lies; asked in a thread when another process has moved it meanwhile."""
         self.direct = False
         """Whether bulk is written past the page cache; set before the first ``take``."""
         self.folder = folder
@@ -97,7 +108,7 @@ class SegmentPool:
         self._spare: dict[int, list[Segment]] = {KIND_LOG: [], KIND_STREAM: []}
         self._blanking = 0
         """Segments of streams that will be spare."""
-        self._next_number = 1
+        self._next_number = share.worker * LOG_SEGMENTS + 1
         self._uses = 0
         self._missing: set[int] = set()
         self._closed = False
@@ -107,7 +118,7 @@ class SegmentPool:
     def find(self) -> None:
         """Read the header of every segment file. Raises SpoolError, OSError. Blocking."""
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            if path.stem.isdigit():
+            if path.stem.isdigit() and self.share.owns(log_of(int(path.stem))):
                 self._find_one(path)
 
     def _find_one(self, path: Path) -> None:
@@ -127,7 +138,7 @@ class SegmentPool:
                     self._log.error("segment header damaged, read by its records", segment=named)
         finally:
             os.close(descriptor)
-        self._next_number = max(self._next_number, named + 1, segment.number + 1)
+        self._not_again(named, segment.number)
         self._uses = max(self._uses, segment.epoch >> _EPOCH_RANDOM_BITS)
         twin = self.segments.get(segment.number)
         if twin is not None:
@@ -137,13 +148,18 @@ class SegmentPool:
                 return
         self.segments[segment.number] = segment
 
+    def _not_again(self, *numbers: int) -> None:
+        """These numbers of segments must not come to mean others."""
+        ours = [number + 1 for number in numbers if log_of(number) == self.share.worker]
+        self._next_number = max(self._next_number, *ours, 0)
+
     def adopt(self, live: Mapping[int, tuple[int, int]], position: LogPosition) -> None:
         """What still lives, by segment: (records, bytes). Every other segment is spare. Epochs go on behind
         ``position``. Blocking."""
         with self._lock:
             self._uses = max(self._uses, position.epoch >> _EPOCH_RANDOM_BITS)
-            # The number of a missing file must not come to mean another one.
-            self._next_number = max(self._next_number, max(live, default=0) + 1)
+            live = {number: found for number, found in live.items() if self.share.owns(log_of(number))}
+            self._not_again(*live)
             self._missing = set(live) - set(self.segments)
             for number, segment in self.segments.items():
                 segment.live, segment.live_bytes = live.get(number, (0, 0))
@@ -273,8 +289,9 @@ class SegmentPool:
             spares = self._spare[segment.kind]
             if segment in spares or segment.being_written or self.segments.get(segment.number) is not segment:
                 return
-            # A huge one is not worth its room: it would be cut down by the next object that is not as huge.
-            fits = segment.size <= 4 * self._settings.segment_size
+            # A huge one is not worth its room: it would be cut down by the next object that is not as huge. One of
+            # another log is not written to: its owner, if there is one again, would take our records for its own.
+            fits = segment.size <= 4 * self._settings.segment_size and log_of(segment.number) == self.share.worker
             kept = len(spares) + (self._blanking if segment.kind == KIND_STREAM else 0)
             if kept < self._settings.spare_segments and fits and segment.size and not self._space.tight:
                 if segment.kind == KIND_STREAM and not self._closed:
@@ -338,6 +355,8 @@ class SegmentPool:
         """
         segment = self.segments.get(location.segment)
         if segment is None:
+            if self.foreign(location):
+                return self._open_foreign(location)
             if location.segment in self._missing:
                 raise SpoolCorrupt("segment file missing")
             raise SpoolError("the record has been settled")
@@ -346,6 +365,18 @@ class SegmentPool:
         except FileNotFoundError:
             if self.segments.get(location.segment) is not segment:
                 raise SpoolError("the record has been settled") from None
+            raise SpoolCorrupt("segment file missing") from None
+        except OSError as error:
+            raise SpoolError(f"cannot open a segment: {error.strerror}") from error
+
+    def foreign(self, location: Location) -> bool:
+        """Whether another process writes that segment, and may move, overwrite or delete it at any time."""
+        return not self.share.owns(log_of(location.segment))
+
+    def _open_foreign(self, location: Location) -> int:
+        try:
+            return os.open(path_of(self.folder, location.segment), os.O_RDONLY)
+        except FileNotFoundError:
             raise SpoolCorrupt("segment file missing") from None
         except OSError as error:
             raise SpoolError(f"cannot open a segment: {error.strerror}") from error

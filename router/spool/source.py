@@ -38,25 +38,51 @@ def read_head(descriptor: int, info: InstanceInfo, location: Location) -> Header
     return header
 
 
+def open_record(pool: SegmentPool, info: InstanceInfo, location: Location) -> tuple[int, Header, Location]:
+    """A descriptor of its segment, which the caller closes, its header and where it lies now. Blocking.
+
+    Another process may have moved the record since it was leased; the ledger knows.
+
+    Raises SpoolCorrupt, SpoolError, OSError.
+    """
+    descriptor = -1
+    try:
+        descriptor = pool.open(location)
+        return descriptor, read_head(descriptor, info, location), location
+    except (OSError, SpoolError) as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        if not isinstance(error, SpoolCorrupt) or not pool.foreign(location):
+            raise
+        place = pool.place_now(info.id)
+        if place is None:
+            raise SpoolError("the record has been settled") from None
+        if place == location:
+            raise
+    return open_record(pool, info, place)
+
+
 def read_whole(pool: SegmentPool, info: InstanceInfo, location: Location) -> list[bytes]:
     """The data set, verified. Blocking; for small objects. Raises SpoolCorrupt, SpoolError."""
-    descriptor = pool.open(location)
     try:
-        header = read_head(descriptor, info, location)
-        data = os.pread(descriptor, header.data_length, location.offset + header.data_offset)
+        descriptor, header, location = open_record(pool, info, location)
+        try:
+            data = os.pread(descriptor, header.data_length, location.offset + header.data_offset)
+        finally:
+            os.close(descriptor)
         if len(data) != header.data_length or xxhash.xxh3_128_digest(data) != header.checksum:
             raise SpoolCorrupt("data does not match its checksum")
     except SpoolCorrupt as error:
-        raise _explained(pool, location, error) from None
+        raise _explained(pool, info, location, error) from None
     except OSError as error:
         raise SpoolError(f"cannot read the spool: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
     return [data]
 
 
-def _explained(pool: SegmentPool, location: Location, error: SpoolCorrupt) -> SpoolError:
-    """Not corrupt if somebody settled the record, and something else was written over it while we read."""
+def _explained(pool: SegmentPool, info: InstanceInfo, location: Location, error: SpoolCorrupt) -> SpoolError:
+    """Not corrupt if somebody settled or moved the record, and something else was written over it while we read."""
+    if pool.foreign(location):
+        return error if pool.place_now(info.id) == location else SpoolError("the record has been moved")
     return SpoolError("the record has been settled") if pool.overwritten(location) else error
 
 
@@ -99,10 +125,9 @@ class StoredData:
         hasher = xxhash.xxh3_128()
 
         def first() -> tuple[int, int]:
-            descriptor = pool.open(location)
+            descriptor, header, place = open_record(pool, info, location)
             try:
-                header = read_head(descriptor, info, location)
-                start = location.offset + header.data_offset
+                start = place.offset + header.data_offset
                 if not footer_is_whole(os.pread(descriptor, FOOTER_SIZE, start + header.data_length), header):
                     raise SpoolCorrupt("footer missing or damaged")
             except (OSError, SpoolError):
@@ -126,7 +151,7 @@ class StoredData:
             opening.add_done_callback(_close_late)
             raise
         except SpoolCorrupt as error:
-            raise _explained(pool, location, error) from None
+            raise _explained(pool, info, location, error) from None
         except OSError as error:
             raise SpoolError(f"cannot read the spool: {error.strerror}") from error
         try:
@@ -137,7 +162,7 @@ class StoredData:
                 at += length
                 yield data
         except SpoolCorrupt as error:
-            raise _explained(pool, location, error) from None
+            raise _explained(pool, info, location, error) from None
         except OSError as error:
             raise SpoolError(f"cannot read the spool: {error.strerror}") from error
         finally:

@@ -53,7 +53,6 @@ with either (20,000 and 27,000).
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,12 +60,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.errors import SpoolError
-from router.model import Decision, Delivery, InstanceInfo, Location, LogPosition, SpoolSettings
+from router.model import (
+    ALONE,
+    Decision,
+    Delivery,
+    InstanceInfo,
+    Location,
+    LogPosition,
+    Share,
+    SpoolSettings,
+    log_of,
+)
 from router.ports import Log, SpoolEntry
 from router.spool import durable
 from router.spool.growing import GrowingData
 from router.spool.health import Health
-from router.spool.pool import SegmentPool
+from router.spool.lock import take_lock
+from router.spool.pool import Segment, SegmentPool
 from router.spool.record import FoundRecord
 from router.spool.scan import scan
 from router.spool.segment import FIRST_RECORD, KIND_LOG, KIND_STREAM, read_header_at
@@ -76,6 +86,8 @@ from router.spool.staging import can_write_direct
 from router.spool.stream import SpoolStream
 from router.spool.writer import LogWriter, Move, Refused, Told
 
+ENDING = 2.0
+"""Seconds for workers whose parent was killed: the system ends them at once, but not in no time."""
 READERS = 4
 STREAM_WRITERS = 4
 MOVED_KEPT = 1 << 16
@@ -99,14 +111,17 @@ class Spool:
     The order of a start is ``open``, ``tail`` from where the ledger stands, ``adopt``, ``start``.
     """
 
-    def __init__(self, folder: Path, settings: SpoolSettings, log: Log) -> None:
+    def __init__(self, folder: Path, settings: SpoolSettings, log: Log, share: Share = ALONE) -> None:
         self.folder = folder
+        self.share = share
         self.settings = settings
         self.log = log
         self._health = Health()
         self._space = Space(folder, settings)
         self._files = ThreadPoolExecutor(1, "spool-files")
-        self._pool = SegmentPool(folder, settings, space=self._space, health=self._health, files=self._files, log=log)
+        self._pool = SegmentPool(
+            folder, settings, space=self._space, health=self._health, files=self._files, log=log, share=share
+        )
         self._writer = LogWriter(
             self._pool,
             segment_size=settings.segment_size,
@@ -126,21 +141,23 @@ class Spool:
     # Opening and recovering (blocking, before the loop) ------------------------------------------------------
 
     @classmethod
-    def open(cls, folder: Path, settings: SpoolSettings, *, log: Log) -> Spool:
+    def open(cls, folder: Path, settings: SpoolSettings, *, log: Log, share: Share = ALONE) -> Spool:
         """Open or create the spool; takes its lock and reads the headers of its segments.
+
+        Args:
+            share: Of a process that shares the spool with others: it inherits the lock, and sees its own logs.
 
         Raises:
             SpoolError: Not writable, or another process has it, or a newer version wrote it.
         """
-        spool = cls(folder, settings, log)
+        spool = cls(folder, settings, log, share)
         try:
-            spool._lock()
+            spool._make_folders()
+            if share.alone:
+                spool._lock_file = take_lock(folder, ENDING)
             spool._pool.direct = can_write_direct(folder)
             spool._pool.find()
             spool._space.refresh()
-        except BlockingIOError:
-            spool.close_files()
-            raise SpoolError(f"the spool {folder} is in use by another process") from None
         except OSError as error:
             spool.close_files()
             raise SpoolError(
@@ -151,13 +168,11 @@ class Spool:
             raise
         return spool
 
-    def _lock(self) -> None:
+    def _make_folders(self) -> None:
         # mkdir's mode passes through the umask, chmod's does not.
         for folder in (self.folder, self._quarantine):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
-        self._lock_file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @property
     def empty(self) -> bool:
@@ -190,7 +205,19 @@ class Spool:
         segment = self._pool.segments.get(location.segment)
         return segment is not None and segment.epoch == location.epoch
 
-    def tail(self, after: LogPosition, known: Callable[[int], bool] = lambda number: False) -> Iterator[FoundRecord]:
+    @property
+    def logs(self) -> list[int]:
+        """Our own log, and those of which there is something and whose process there is not any more."""
+        return sorted({self.share.worker} | {log_of(number) for number in self._pool.segments})
+
+    def _segments_of(self, log: int) -> list[Segment]:
+        """In the order of writing."""
+        segments = [segment for number, segment in self._pool.segments.items() if log_of(number) == log]
+        return sorted(segments, key=lambda segment: segment.epoch)
+
+    def tail(
+        self, after: LogPosition, known: Callable[[int], bool] = lambda number: False, log: int = 0
+    ) -> Iterator[FoundRecord]:
         """Every record that may lie behind this place, in the order of the log, read and hashed; synced before.
 
         What was written last before a crash may be whole without having been synced: from here on it can be relied
@@ -198,7 +225,7 @@ class Spool:
 
         Raises SpoolError when a segment cannot be synced or read at all.
         """
-        for segment in sorted(self._pool.segments.values(), key=lambda segment: segment.epoch):
+        for segment in self._segments_of(log):
             start = 0
             if segment.kind == KIND_LOG:
                 start = after.offset if segment.epoch == after.epoch else 0
@@ -217,9 +244,9 @@ class Spool:
             finally:
                 os.close(descriptor)
 
-    def end(self) -> LogPosition:
-        """A place behind everything that there is. Before ``start``."""
-        return LogPosition(max((segment.epoch for segment in self._pool.segments.values()), default=0), _BEHIND_ALL)
+    def end(self, log: int = 0) -> LogPosition:
+        """A place behind everything that there is in a log. Before ``start``."""
+        return LogPosition(max((segment.epoch for segment in self._segments_of(log)), default=0), _BEHIND_ALL)
 
     def adopt(self, live: Mapping[int, tuple[int, int]], position: LogPosition) -> None:
         """What still lives, by segment: (records, bytes). Every other segment may be overwritten or deleted from here
@@ -228,7 +255,7 @@ class Spool:
         Never call it with the counts of a ledger that has not been compared with this spool. Blocking.
 
         Args:
-            position: Where the ledger stands: what is written from here on comes behind it.
+            position: Where the ledger stands in our own log: what is written from here on comes behind it.
         """
         self._pool.adopt(live, position)
 
@@ -338,6 +365,10 @@ class Spool:
         while (new := moved.get((location.segment, location.epoch, location.offset))) is not None:
             location = new
         return location
+
+    def ask_for_moved(self, place_now: Callable[[int], Location | None]) -> None:
+        """How to learn where a record lies that another process has moved: by the id of its instance, in a thread."""
+        self._pool.place_now = place_now
 
     def quarantine(self, location: Location) -> Path | None:
         """Copy the raw bytes of a damaged record aside, under a number; None if there is nothing to copy.

@@ -5,11 +5,10 @@ Knows nothing of the spool, the ledger or the lanes, and binds no socket. Errors
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from router.errors import InvalidRequest, LedgerError, NotFound, RouterError, SpoolError
-from router.observe.metrics import CONTENT_TYPE, RouterMetrics
+from router.observe.metrics import CONTENT_TYPE
 from router.ports import Control
 from router.web.guard import MAX_BODY, Guard
 from router.web.openapi import document
@@ -32,12 +31,19 @@ MAX_SELECTOR = 128
 MAX_DELIVERIES = 10_000
 
 
-def create_app(control: Control, metrics: RouterMetrics) -> Starlette:
+class Exposition(Protocol):
+    """What ``/metrics`` shows."""
+
+    async def exposition(self) -> bytes:
+        """Text, as ``CONTENT_TYPE`` says."""
+
+
+def create_app(control: Control, metrics: Exposition, more: Sequence[Route] = ()) -> Starlette:
     """The ASGI application that ``AdminServer`` serves.
 
     Args:
         control: Called on the loop that serves.
-        metrics: Rendered in a thread.
+        more: Routes beside those of the API.
     """
     api = _Api(control, metrics)
     routes = [
@@ -62,6 +68,7 @@ def create_app(control: Control, metrics: RouterMetrics) -> Starlette:
         Route("/api/v1/destinations/{name}/resume", api.resume, methods=["POST"]),
         Route("/api/v1/resend", api.resend, methods=["POST"]),
         Route("/api/v1/release", api.release, methods=["POST"]),
+        *more,
     ]
 
     return Starlette(
@@ -80,15 +87,14 @@ def create_app(control: Control, metrics: RouterMetrics) -> Starlette:
 
 
 class _Api:
-    def __init__(self, control: Control, metrics: RouterMetrics) -> None:
+    def __init__(self, control: Control, metrics: Exposition) -> None:
         self._control = control
         self._metrics = metrics
 
     # Monitoring ------------------------------------------------------------------------------------------------
 
     async def metrics(self, _request: Request) -> Response:
-        text = await asyncio.to_thread(self._metrics.render)
-        return Response(text, headers={"content-type": CONTENT_TYPE})
+        return Response(await self._metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
     async def healthz(self, _request: Request) -> Response:
         return PlainTextResponse("ok\n")

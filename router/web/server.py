@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from router.errors import RouterError
+from router.web.local import bind_local
 
 CONNECTIONS = 128
 """Requests at once; more are answered 503."""
@@ -49,12 +51,14 @@ class AdminServer:
         app: As ``create_app`` gives it.
         host: Address to bind; keeping it to loopback is the configuration's business.
         port: 0 lets the system choose; see ``port``.
+        path: Of a Unix socket to serve on instead.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, *, host: str = "", port: int = 0, path: Path | None = None) -> None:
         self._app = app
         self._host = host
         self._wanted_port = port
+        self._path = path
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -62,14 +66,14 @@ class AdminServer:
     @property
     def port(self) -> int:
         """The port really bound. Only while it runs."""
-        if self._socket is None:
-            raise RouterError("the admin server does not run")
+        if self._socket is None or self._path is not None:
+            raise RouterError("the admin server has no port")
         number: int = self._socket.getsockname()[1]
         return number
 
     async def start(self) -> None:
         """Bind and serve. Raises RouterError if the address cannot be bound. Cancelling it leaves nothing behind."""
-        self._socket = bind(self._host, self._wanted_port)
+        self._socket = bind(self._host, self._wanted_port) if self._path is None else bind_local(self._path)
         self._server = _Server(
             uvicorn.Config(
                 self._app,
@@ -114,6 +118,8 @@ class AdminServer:
                 await task
         if listening is not None:
             listening.close()
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
 
 
 class _Server(uvicorn.Server):

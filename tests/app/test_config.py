@@ -177,7 +177,9 @@ def test_every_limit_of_the_product_can_be_set() -> None:
 MISTAKES = [
     ("[node]\nnmae = 'x'", '2:1: node.nmae: unknown key, did you mean "name"?'),
     ("[nodes]", '1:1: nodes: unknown key, did you mean "node"?'),
-    ("[node]\nworkers = 4", "2:1: node.workers: this version runs one worker: workers = 1"),
+    ("[node]\nworkers = 0", "2:1: node.workers: must be greater than or equal to 1"),
+    ("[node]\nworkers = 17", "2:1: node.workers: must be less than or equal to 16"),
+    ("[node]\nworkers = '2'", "2:1: node.workers: must be a whole number, without quotes"),
     ("[node]\nname = 5", "2:1: node.name: must be a text, in quotes"),
     ("node = 5", "1:1: node: must be a table"),
     ("[node]\nshutdown_grace = 0", "2:1: node.shutdown_grace: must be greater than 0"),
@@ -356,6 +358,11 @@ WARNINGS = [
     (
         "[destinations.me]\nurl = 'dicom://ROUTER@localhost:11112'",
         "router.toml:2:1: destinations.me.url: is this router itself (127.0.0.1:11112): objects would go round",
+    ),
+    (
+        "[node]\nworkers = 4\n[destinations.a]\nurl = 'dicom://A@b:104'\nmax_associations = 2",
+        "router.toml:5:1: destinations.a.max_associations: is less than node.workers: each worker may open one, "
+        "so there may be 4",
     ),
 ]
 

@@ -11,7 +11,7 @@ import pytest
 from router.app import housekeeping as module
 from router.app.housekeeping import Housekeeping
 from router.errors import LedgerError
-from router.model import Location, SpoolSettings
+from router.model import Location, Share, SpoolSettings
 
 
 class Log:
@@ -56,3 +56,71 @@ async def test_a_full_ledger_does_not_end_it(monkeypatch: pytest.MonkeyPatch) ->
     task.cancel()
     assert freed == [place], "the disk frees itself as soon as it can"
     assert set(log.errors) == {"housekeeping will try again"}
+
+
+class OtherLane:
+    """What ``attend`` looks at and does."""
+
+    def __init__(self, state: str = "up") -> None:
+        self.state = state
+        self.woken = 0
+
+    def backlog(self) -> None:
+        self.woken += 1
+
+    def pause(self, reason: str) -> None:
+        self.state = f"paused: {reason}"[:6]
+
+    def resume(self) -> None:
+        self.state = "up"
+
+
+def among_others(lanes: dict[str, OtherLane], ledger: SimpleNamespace) -> Housekeeping:
+    return Housekeeping(
+        spool=SimpleNamespace(), ledger=ledger, lanes=lanes, metrics=SimpleNamespace(), settings=SpoolSettings(),
+        log=Log(), share=Share(1, 2),
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+async def test_a_worker_takes_up_what_others_left_ready() -> None:
+    lanes = {"a": OtherLane(), "b": OtherLane()}
+
+    async def ready(names: list[str]) -> list[str]:
+        return [name for name in names if name == "b"]
+
+    await among_others(lanes, SimpleNamespace(ready_among=ready, paused=dict)).attend()
+    assert (lanes["a"].woken, lanes["b"].woken) == (0, 1)
+
+
+async def test_a_worker_finds_a_pause_that_it_was_not_told_of() -> None:
+    paused = {"a": "by an operator"}
+    lane = OtherLane()
+
+    async def nothing(names: list[str]) -> list[str]:
+        return []
+
+    ledger = SimpleNamespace(ready_among=nothing, paused=lambda: dict(paused))
+    housekeeping = among_others({"a": lane}, ledger)
+    await housekeeping.attend()
+    assert lane.state == "up", "it may be told in this moment"
+    await housekeeping.attend()
+    assert lane.state == "paused"
+    paused.clear()
+    await housekeeping.attend()
+    assert lane.state == "paused"
+    await housekeeping.attend()
+    assert lane.state == "up"
+
+
+async def test_what_is_told_while_the_ledger_is_read_is_newer() -> None:
+    lane = OtherLane()
+
+    async def nothing(names: list[str]) -> list[str]:
+        return []
+
+    def paused() -> dict[str, str]:
+        lane.state = "paused"  # by an operator, just when it has been read
+        return {}
+
+    await among_others({"a": lane}, SimpleNamespace(ready_among=nothing, paused=paused)).attend()
+    assert lane.state == "paused"

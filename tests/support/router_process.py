@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ class RouterProcess:
         extra: str = "",
         limits: str = "",
         on_no_match: str = "hold",
+        workers: int = 1,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -42,7 +44,7 @@ class RouterProcess:
             rules = EVERYTHING.format(names=json.dumps(list(destinations))) if destinations else ""
         self.write_rules(rules)
         lines = [
-            f'[node]\nname = "test"\ndata_dir = "{folder / "data"}"',
+            f'[node]\nname = "test"\nworkers = {workers}\ndata_dir = "{folder / "data"}"',
             f'[[listen]]\nbind = "127.0.0.1:{self.port}"\nae_titles = ["ROUTER"]\naccept = "any"\ntls = "off"',
             f'[rules]\npath = "{folder / "rules"}"\non_no_match = "{on_no_match}"',
             f'[admin]\nbind = "127.0.0.1:{self.admin}"',
@@ -52,6 +54,10 @@ class RouterProcess:
         lines += [f'[destinations.{name}]\nurl = "{url}"' for name, url in destinations.items()]
         self.config.write_text("\n".join([*lines, extra]) + "\n")
         self.process: subprocess.Popen[bytes] | None = None
+
+    def set_workers(self, count: int) -> None:
+        """From the next start on."""
+        self.config.write_text(re.sub(r"workers = \d+", f"workers = {count}", self.config.read_text()))
 
     def write_rules(self, text: str) -> None:
         (self.folder / "rules" / "10-test.toml").write_text(text)

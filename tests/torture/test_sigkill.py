@@ -1,14 +1,16 @@
 """kill -9 under load: nothing that was answered 0x0000 is lost, and every destination has it, byte-identical.
 
 Four senders and three destinations are processes of their own, built on pynetdicom; each writes a synced ledger. The
-router
-is killed at random moments and started again. When it has drained, the senders' ledgers are compared with every
-destination's. Duplicates (an answer that the kill swallowed) are legal and are counted.
+router is killed at random moments and started again; of one with several workers, any process is. When it has drained,
+the senders' ledgers are compared with every destination's. Duplicates (an answer that the kill swallowed)
+are legal and are counted.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -36,8 +38,27 @@ def lines(path: Path) -> list[tuple[str, str]]:
     return [tuple(line.split()) for line in path.read_text().splitlines()]  # type: ignore[misc]
 
 
+def processes_of(router: RouterProcess) -> list[int]:
+    """The router's process and its workers."""
+    if router.process is None:
+        return []
+    pid = router.process.pid
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def kill_one(router: RouterProcess, randomness: random.Random) -> None:
+    """Any process of the router; of the whole if it was the parent, which is then started again."""
+    pid = randomness.choice(processes_of(router))
+    if router.process is not None and pid == router.process.pid:
+        router.kill()
+        router.start()
+    else:
+        os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.timeout(3600)
-def test_nothing_answered_is_lost_over_kills(tmp_path: Path, torture_kills: int) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_answered_is_lost_over_kills(tmp_path: Path, torture_kills: int, workers: int) -> None:
     randomness = random.Random(20261123)
     children: list[subprocess.Popen[bytes]] = []
     try:
@@ -49,7 +70,9 @@ def test_nothing_answered_is_lost_over_kills(tmp_path: Path, torture_kills: int)
             ports.append(int(port_file.read_text()))
             ledgers.append(ledger)
         router = RouterProcess(
-            tmp_path / "router", {f"d{i}": f"dicom://RECORDER@127.0.0.1:{port}" for i, port in enumerate(ports)}
+            tmp_path / "router",
+            {f"d{i}": f"dicom://RECORDER@127.0.0.1:{port}" for i, port in enumerate(ports)},
+            workers=workers,
         )
         router.start()
         sent = [tmp_path / f"sender{index}" for index in range(SENDERS)]
@@ -61,9 +84,12 @@ def test_nothing_answered_is_lost_over_kills(tmp_path: Path, torture_kills: int)
         restarts = []
         for _ in range(torture_kills):
             time.sleep(randomness.uniform(0.05, 1.0))
-            router.kill()
             started = time.monotonic()
-            router.start()
+            if workers == 1:
+                router.kill()
+                router.start()
+            else:
+                kill_one(router, randomness)
             restarts.append(time.monotonic() - started)
         time.sleep(1)
         for sender in senders:
@@ -91,8 +117,9 @@ def test_nothing_answered_is_lost_over_kills(tmp_path: Path, torture_kills: int)
             duplicates += sum(count - 1 for count in Counter(got).values())
         restarts.sort()
         print(
-            f"\nkills {torture_kills}  answered {len(answered)}  lost 0 of {len(answered) * DESTINATIONS} deliveries  "
-            f"duplicates {duplicates}  restart median {restarts[len(restarts) // 2]:.2f} s  max {restarts[-1]:.2f} s"
+            f"\nworkers {workers}  kills {torture_kills}  answered {len(answered)}  "
+            f"lost 0 of {len(answered) * DESTINATIONS} deliveries  duplicates {duplicates}  "
+            f"restart median {restarts[len(restarts) // 2]:.2f} s  max {restarts[-1]:.2f} s"
         )
         assert code == 0
     finally:

@@ -33,6 +33,11 @@ def status(config: Path | None, url: str | None, as_json: bool) -> None:
     rules, spool = found.get("rules", {}), found.get("spool", {})
     started = f", since {moment(found['started'])}" if found.get("started") else ""
     say(f"{found.get('node', 'router')} {found.get('version', '')}: {found.get('state', '?')}{started}")
+    for worker in found.get("workers", ()):
+        again = f", started again {worker['restarts']} times" if worker.get("restarts") else ""
+        say(f"worker {worker.get('worker')}    {worker.get('state')}, process {worker.get('pid') or 'none'}{again}")
+    for text in found.get("not_answering", ()):
+        click.secho(f"            {text}: what follows lacks its part", fg="red")
     for listener in found.get("listeners", ()):
         titles = ", ".join(listener.get("ae_titles", ()))
         say(f"listening   {listener.get('name')} as {titles}: {listener.get('associations', 0)} associations")

@@ -10,6 +10,7 @@ ROUTER_TOML = """\
 [node]
 name     = "router-1"
 data_dir = "var"                        # spool and ledger, relative to this file; needs a local disk
+# workers = 1                           # processes that share the ports and both of these, for many processors
 
 [[listen]]
 bind      = "127.0.0.1:11112"           # "0.0.0.0:11112" for other machines

@@ -1,0 +1,28 @@
+"""The program of one worker: ``python -m router.app.workers.worker PARENT``, started by the parent only."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from router.app.workers.errand import Errand, die_with_parent
+
+
+def main() -> int:
+    """Gives the exit code, as ``supervisor`` says."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit() or not die_with_parent(int(sys.argv[1])):
+        return 1
+    errand = Errand.decode(sys.stdin.buffer.read())
+    from router.app import supervisor
+
+    supervisor.set_up(errand.config)
+
+    def ready() -> None:
+        os.write(errand.ready, b"1")
+        os.close(errand.ready)
+
+    return supervisor.run_loop(supervisor.serve(errand.config, errand.share, fresh=errand.fresh, ready=ready))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
