@@ -3,7 +3,8 @@
     python -m benchmarks.cut_through --size 1GiB
     python -m benchmarks.cut_through --size 32MiB --rounds 1     # does it still run?
 
-One object, one destination, all on this machine; both ways take turns within a round. The times, medians over all rounds:
+One object, one destination, all on this machine; the sender is as fast as a network of 1 Gbit/s unless ``--rate`` says
+otherwise (0: as fast as it can). Both ways take turns within a round. The times, medians over all rounds:
 
 * ``in``: from the first byte that the sender gives to its socket to the last
 * ``answer``: from the last byte to 0x0000 (synced, decided, in the ledger)
@@ -37,7 +38,7 @@ class Times:
     peak_rss: int
 
 
-def run(folder: Path, tools: Path, size: int, destination: str, number: int) -> Times:
+def run(folder: Path, tools: Path, size: int, rate: int, destination: str, number: int) -> Times:
     """One object through a router of its own. Raises RuntimeError unless it arrives as it was sent."""
     folder.mkdir(parents=True)
     sink = Sink(tools, 1, folder / "sink.log")
@@ -48,7 +49,7 @@ def run(folder: Path, tools: Path, size: int, destination: str, number: int) -> 
     log = folder / "load.log"
     with router(work, destination=destination) as (port, called, pids):
         command = [str(tools / "load"), "127.0.0.1", str(port), called, "BENCH", "1", "1", str(size), "0", str(number)]
-        subprocess.run([*command, str(log)], check=True, capture_output=True, timeout=600)
+        subprocess.run([*command, str(log), "0", str(rate)], check=True, capture_output=True, timeout=600)
         sink.wait()
         rss = sum(map(peak_rss_of, pids))
     uid, digest, status, took, sent, began = log.read_text().split()
@@ -72,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.cut_through", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--size", type=bytes_of, default=bytes_of("1GiB"), help="of the object, such as 1GiB or 32MiB")
+    parser.add_argument("--rate", type=bytes_of, default=118_000_000, help="bytes a second; 0: as fast as it can")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the spools lie")
     options = parser.parse_args(argv)
@@ -81,8 +83,9 @@ def main(argv: list[str] | None = None) -> int:
         found: dict[str, list[Times]] = {way: [] for way in WAYS}
         for number in range(options.rounds):
             for way, destination in WAYS.items():
-                found[way].append(run(folder / way, tools, options.size, destination, number))
-    print(f"{options.size / MIB:.0f} MiB, medians of {options.rounds}")
+                found[way].append(run(folder / way, tools, options.size, options.rate, destination, number))
+    pace = f"{options.rate / 1e6:.0f} MB/s" if options.rate else "as fast as it can"
+    print(f"{options.size / MIB:.0f} MiB, {pace}, medians of {options.rounds}")
     print("cut-through   in, s  MB/s in  answer, ms  behind, ms  behind / in   peak RSS, MB")
     for way, times in found.items():
         arriving = statistics.median(item.arriving for item in times)

@@ -1,14 +1,15 @@
 /* Sends distinct, valid objects over several associations and reports when each was answered.
  *
- *   load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG [PAUSE_MS]
+ *   load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG [PAUSE_MS [RATE]]
  *
  * OBJECTS is the total; each thread keeps one association and opens a new one (a new study) after PER_ASSOCIATION
- * objects (0: never). Between two objects an association rests for PAUSE_MS. FIRST numbers the objects, so that runs do not share UIDs. LOG gets "uid hash status seconds sent began"
+ * objects (0: never). Between two objects an association rests for PAUSE_MS; it sends RATE bytes a second, as a network would (0: as fast as it can). FIRST numbers the objects, so that runs do not share UIDs. LOG gets "uid hash status seconds sent began"
  * per object: seconds to the response, and when the last byte had been sent and the first was, on the monotonic clock. Prints one JSON line. One object is in flight per association: DICOM's default. */
 #include "wire.h"
 
 static const char *host, *called, *calling;
 static int port, associations, per_association, pause_ms;
+static double rate;
 static long objects, first;
 static size_t size;
 static atomic_long next_object;
@@ -16,6 +17,19 @@ static FILE *logfile;
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_long failures;
 static uint32_t peer_max = 16384;
+
+/* No faster than the rate since t0, in steps of 64 KiB. */
+static int send_paced(int fd, const uint8_t *p, size_t n, double t0) {
+    size_t done = 0;
+    while (done < n) {
+        size_t k = n - done < 65536 ? n - done : 65536;
+        double wait = t0 + (double)done / rate - now_s();
+        if (wait > 0) usleep((useconds_t)(wait * 1e6));
+        if (send_all(fd, p + done, k)) return -1;
+        done += k;
+    }
+    return 0;
+}
 
 static size_t element(uint8_t *p, uint16_t g, uint16_t e, const char *vr, const void *v, size_t n) {
     p[0] = g; p[1] = g >> 8; p[2] = e; p[3] = e >> 8; p[4] = vr[0]; p[5] = vr[1];
@@ -119,7 +133,7 @@ static void *run(void *arg) {
         }
         double t0 = now_s();
         uint8_t rsp[4096]; int status = -1;
-        int failed = send_all(fd, out, (size_t)(p - out));
+        int failed = rate > 0 ? send_paced(fd, out, (size_t)(p - out), t0) : send_all(fd, out, (size_t)(p - out));
         double sent_at = now_s();
         if (!failed && !recv_all(fd, rsp, 6)) {
             uint32_t length = get32be(rsp + 2); set_options(fd);
@@ -144,8 +158,8 @@ static void *run(void *arg) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 11 && argc != 12) { fprintf(stderr, "usage: load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG [PAUSE_MS]\n"); return 2; }
-    pause_ms = argc == 12 ? atoi(argv[11]) : 0;
+    if (argc < 11 || argc > 13) { fprintf(stderr, "usage: load HOST PORT CALLED CALLING ASSOCIATIONS OBJECTS SIZE PER_ASSOCIATION FIRST LOG [PAUSE_MS [RATE]]\n"); return 2; }
+    pause_ms = argc > 11 ? atoi(argv[11]) : 0; rate = argc > 12 ? atof(argv[12]) : 0;
     host = argv[1]; port = atoi(argv[2]); called = argv[3]; calling = argv[4]; associations = atoi(argv[5]);
     objects = atol(argv[6]); size = (size_t)atol(argv[7]); per_association = atoi(argv[8]); first = atol(argv[9]);
     logfile = fopen(argv[10], "w");
