@@ -132,10 +132,15 @@ class Housekeeping:
         if self.known is None or not self.known.full:
             return
         ledger, known = self.ledger, self.known
-        known.begin_again(await asyncio.to_thread(ledger.instances))
-        # What is on its way to the ledger has been added before; from here on it is added to both.
-        await ledger.flush()
-        await asyncio.to_thread(lambda: known.also(ledger.sop_instances()))
+        count = await asyncio.to_thread(ledger.instances)
+        known.begin_again(count)
+        try:
+            # What was added before this moment has been given to the ledger; what comes is added to both.
+            await ledger.flush()
+            await asyncio.to_thread(lambda: known.also(ledger.sop_instances()))
+        except BaseException:
+            known.stay()
+            raise
         known.go_over()
 
     async def compact(self) -> None:

@@ -72,6 +72,10 @@ class KnownInstances:
             for name in names:
                 self._next.add(xxhash.xxh3_128_intdigest(name.encode()))
 
+    def stay(self) -> None:
+        """The next filter cannot be completed; it is begun again later."""
+        self._next = None
+
     def go_over(self) -> None:
         """The next filter has everything."""
         if self._next is not None:

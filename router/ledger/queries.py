@@ -10,7 +10,7 @@ from typing import Any
 
 import apsw
 
-from router.ledger.store import Counters
+from router.ledger.counters import Counters
 from router.model import Location, Priority, format_id, parse_id
 
 READ_TIMEOUT_MS = 5000

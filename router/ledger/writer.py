@@ -23,10 +23,11 @@ from typing import Any, TypeVar
 import apsw
 
 from router.errors import LedgerError, fault_location
+from router.ledger.counters import Counters
 from router.ledger.queries import Queries
 from router.ledger.schema import immediate, migrate
 from router.ledger.shared import BUSY_TIMEOUT_MS, Turn, connect
-from router.ledger.store import Counters, Receipt, ReceiptResult, Store, is_plain
+from router.ledger.store import Receipt, ReceiptResult, Store, is_plain
 from router.model import ALONE, Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, Share
 from router.ports import Log
 

@@ -10,6 +10,7 @@ import pytest
 
 from router.app import housekeeping as module
 from router.app.housekeeping import Housekeeping
+from router.app.known import KnownInstances
 from router.errors import LedgerError
 from router.model import Location, Share, SpoolSettings
 
@@ -56,6 +57,31 @@ async def test_a_full_ledger_does_not_end_it(monkeypatch: pytest.MonkeyPatch) ->
     task.cancel()
     assert freed == [place], "the disk frees itself as soon as it can"
     assert set(log.errors) == {"housekeeping will try again"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_known_begins_again_with_what_the_ledger_has(fails: bool) -> None:
+    known = KnownInstances(["2.25.1", "2.25.2"], 2)
+    known._filter.added = known._filter.capacity + 1
+    flushed = 0
+
+    async def flush() -> None:
+        nonlocal flushed
+        flushed += 1
+        assert known.add("2.25.3"), "one that comes meanwhile"
+        if fails:
+            raise LedgerError("no space left for the ledger")
+
+    housekeeping = Housekeeping(
+        spool=None, ledger=SimpleNamespace(flush=flush, instances=lambda: 1, sop_instances=lambda: iter(["2.25.2"])),
+        lanes={}, metrics=SimpleNamespace(), settings=SpoolSettings(), log=Log(), known=known,
+    )  # type: ignore[arg-type]  # fmt: skip
+    await housekeeping._attempt(housekeeping.forget)
+    assert flushed == 1
+    assert known.full is fails, "tried again if it failed"
+    assert known.add("2.25.1") is not fails
+    assert not known.add("2.25.2")
+    assert not known.add("2.25.3")
 
 
 class OtherLane:

@@ -38,6 +38,16 @@ def test_beginning_again_forgets_what_is_gone_and_nothing_that_came_meanwhile() 
     assert not known.add("2.25.2")
 
 
+def test_a_beginning_that_fails_leaves_everything_known_and_is_tried_again() -> None:
+    known = KnownInstances(["2.25.1"], 1)
+    known.begin_again(1)
+    known.add("2.25.2")
+    known.stay()
+    known.go_over()
+    assert not known.add("2.25.1")
+    assert not known.add("2.25.2")
+
+
 def test_it_is_full_when_more_came_than_it_was_made_for() -> None:
     known = KnownInstances()
     number = 0

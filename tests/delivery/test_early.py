@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -212,7 +211,15 @@ async def test_a_lingering_sender_yields_to_what_waits(monkeypatch: pytest.Monke
     bench.lane.kick()
     if alive:
         data.starved = False  # it is the destination that is slow
-        await asyncio.sleep(0.1)
+        looks, look = 0, early.look
+
+        def counted() -> bool:
+            nonlocal looks
+            looks += 1
+            return look()
+
+        early.look = counted  # type: ignore[method-assign]
+        await bench.until(lambda: looks == 4)
         assert not early.over
         early.give_up()
     await bench.until(lambda: bench.ledger.outcomes)

@@ -1,0 +1,336 @@
+"""One data set on its way in: from its first fragment to an entry for the spool, or to the answer that refuses it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from router.app.cut_through import CUT_THROUGH, KEEP, CutThrough
+from router.delivery.early import EarlyTransfer
+from router.dicom import attributes as attributes_of
+from router.dicom.attributes import Attributes
+from router.dicom.inspect import DatasetInspector
+from router.errors import DatasetError
+from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Status, Verdict
+from router.spool import SpoolStream
+
+if TYPE_CHECKING:
+    from router.app.intake import StoreIntake
+
+# Fragments smaller than this are joined until they reach JOIN: a network that delivers 1,448 bytes a read would
+# otherwise leave hundreds of small objects per instance, each a part of every vectored write.
+SMALL_FRAGMENT = 16 << 10
+JOIN = 64 << 10
+STREAM_HIGH = 4 << 20
+"""Bytes of one streamed object that may wait for the disk before its socket rests."""
+STREAM_LOW = 1 << 20
+NONE_EARLY: Mapping[str, EarlyTransfer] = {}
+
+
+IDENTIFYING = (
+    attributes_of.SOP_CLASS_UID,
+    attributes_of.SOP_INSTANCE_UID,
+    attributes_of.STUDY_INSTANCE_UID,
+    attributes_of.SERIES_INSTANCE_UID,
+    attributes_of.PATIENT_ID,
+    attributes_of.ACCESSION_NUMBER,
+    attributes_of.MODALITY,
+)
+
+
+class Entry:
+    """One instance on its way through spool and ledger."""
+
+    __slots__ = ("chunks", "decision", "direct", "done", "early", "ended_at", "info", "location", "new", "sent")
+
+    def __init__(
+        self,
+        info: InstanceInfo,
+        decision: Decision,
+        chunks: list[bytes] | None,
+        direct: frozenset[str],
+        done: Callable[[int, str], None],
+        ended_at: float,
+    ) -> None:
+        self.info = info
+        self.decision = decision
+        self.chunks = chunks
+        self.direct = direct
+        self.done = done
+        self.ended_at = ended_at
+        """When its last fragment came, by the loop's clock."""
+        self.new = False
+        """No other instance with its UID was ever here; set when it is durable."""
+        self.early: Mapping[str, EarlyTransfer] = NONE_EARLY
+        """What is being sent of it already, by destination."""
+        self.location: Location | None = None
+        self.sent: tuple[Delivery, ...] = ()
+        """What lanes have without having heard of the ledger's commit."""
+
+
+class StoreReception:
+    """Implements ``ports.Reception``: one data set on its way in."""
+
+    __slots__ = (
+        "_chunks",
+        "_cut",
+        "_cut_asked",
+        "_error",
+        "_hasher",
+        "_held",
+        "_inspector",
+        "_intake",
+        "_move_originator",
+        "_origin",
+        "_recent",
+        "_resume",
+        "_rules",
+        "_size",
+        "_small",
+        "_small_size",
+        "_sop_class",
+        "_sop_instance",
+        "_stream",
+        "_transfer_syntax",
+    )
+
+    def __init__(
+        self,
+        intake: StoreIntake,
+        origin: Origin,
+        sop_class: str,
+        sop_instance: str,
+        transfer_syntax: str,
+        move_originator: tuple[str, int] | None,
+        resume: Callable[[], None],
+    ) -> None:
+        self._intake = intake
+        self._origin = origin
+        self._sop_class = sop_class
+        self._sop_instance = sop_instance
+        self._transfer_syntax = transfer_syntax
+        self._move_originator = move_originator
+        self._resume = resume
+        self._rules = intake.rules()
+        self._inspector = DatasetInspector(transfer_syntax, self._rules.wanted, intake.limits)
+        self._hasher = xxhash.xxh3_128()
+        self._chunks: list[bytes] = []
+        self._small: list[bytes] = []
+        self._small_size = 0
+        self._size = 0
+        self._held = 0
+        """Bytes of ours counted in the intake's memory."""
+        self._stream: SpoolStream | None = None
+        self._cut: CutThrough | None = None
+        self._cut_asked = False
+        self._recent: list[bytes] | None = None
+        """What has been streamed, from the first byte, for who may soon be sent it; ``KEEP`` of the budget is taken."""
+        self._error: DatasetError | None = None
+        if intake.spool.below_objects_floor() or intake.ledger.full:
+            self._error = DatasetError(Status.OUT_OF_RESOURCES, "out of disk space")
+
+    @property
+    def congested(self) -> bool:
+        if self._error is not None:
+            return False
+        stream = self._stream
+        if stream is not None and stream.pending > STREAM_HIGH:
+            return True
+        intake = self._intake
+        if intake.over_memory and self._held:
+            # What rests holds nothing: else enough of those that rest would keep each other from going on.
+            self._start_stream()
+        if intake.over_memory:
+            intake.rest(self._resume)
+            return True
+        return False
+
+    def write(self, fragment: memoryview) -> None:
+        if self._error is not None:
+            return
+        length = len(fragment)
+        self._size += length
+        if self._size > self._intake.limits.object_size:
+            self._fail(DatasetError(Status.OBJECT_TOO_LARGE, "object exceeds the size limit"))
+            return
+        self._inspector.feed(fragment)
+        if self._inspector.error is not None:
+            self._fail(self._inspector.error)
+            return
+        self._hasher.update(fragment)
+        data = bytes(fragment)
+        if self._stream is not None:
+            self._stream.write(data)
+            if self._cut is not None:
+                self._cut.append(data)
+            elif not self._cut_asked:
+                if self._recent is not None:
+                    self._recent.append(data)
+                if self._size > CUT_THROUGH:
+                    self._cut_through(self._stream)
+            return
+        self._held += length
+        self._intake.in_memory += length
+        if length < SMALL_FRAGMENT:
+            self._small.append(data)
+            self._small_size += length
+            if self._small_size >= JOIN:
+                self._join()
+        else:
+            if self._small:
+                self._join()
+            self._chunks.append(data)
+        if self._size > self._intake.limits.object_memory:
+            self._start_stream()
+
+    def finish(self, done: Callable[[int, str], None]) -> None:
+        intake = self._intake
+        try:
+            if self._error is not None:
+                raise self._error
+            attributes = self._inspector.finish()
+            sop_class, sop_instance, *texts = attributes.firsts(IDENTIFYING)
+            self._check_uids(attributes, sop_class, sop_instance)
+        except DatasetError as error:
+            self._drop()
+            intake.ended()
+            done(error.status, error.comment)
+            return
+        if self._small:
+            self._join()
+        info = self._info(texts, intake.ids.next(), self._hasher.digest())
+        cut = self._cut
+        if cut is not None and not self._inspector.head_was_all:
+            # Something that the rules name stood behind the pixels: what was decided without it does not hold.
+            cut.give_up()
+            cut = None
+        decision = cut.decision if cut is not None else intake.decide(self._rules, info, attributes)
+        intake.decided(decision)
+        if decision.verdict is Verdict.REJECT or decision.verdict is Verdict.DISCARD:
+            self._drop()
+            intake.ended()
+            if decision.verdict is Verdict.REJECT:
+                done(Status.NOT_AUTHORIZED, "no rule takes this object")
+            else:
+                intake.discarded(info, decision)
+                done(Status.SUCCESS, "")
+            return
+        direct = intake.reserve(decision)
+        stream = self._stream
+        self._forget_recent()
+        entry = Entry(info, decision, self._chunks if stream is None else None, direct, done, intake.loop.time())
+        if stream is not None:
+            if cut is not None:
+                entry.early = cut.transfers
+            stream.finish(entry)
+        else:
+            intake.spool.submit(entry)
+
+    def discard(self) -> None:
+        self._drop()
+        self._intake.ended()
+
+    # Inside ------------------------------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        self._chunks.append(self._small[0] if len(self._small) == 1 else b"".join(self._small))
+        self._small = []
+        self._small_size = 0
+
+    def _cut_through(self, stream: SpoolStream) -> None:
+        """Once what the rules can see is known: decide, and begin to send it on where that can be done at once."""
+        attributes = self._inspector.head() if self._rules.of_head else None
+        if attributes is None:
+            self._forget_recent()
+            self._cut_asked = not self._rules.of_head
+            return
+        self._cut_asked = True
+        sop_class, sop_instance, *texts = attributes.firsts(IDENTIFYING)
+        try:
+            self._check_uids(attributes, sop_class, sop_instance)
+        except DatasetError:
+            self._forget_recent()
+            return  # told at the end
+        intake = self._intake
+        info = self._info(texts, 0, b"")
+        decision = intake.decide(self._rules, info, attributes)
+        self._cut = CutThrough.begin(
+            info,
+            decision,
+            stream,
+            recent=self._recent,
+            spool=intake.spool,
+            lanes=intake.lanes,
+            budget=intake.budget,
+        )
+        self._recent = None
+
+    def _forget_recent(self) -> None:
+        if self._recent is not None:
+            self._recent = None
+            self._intake.budget.give_back(KEEP)
+
+    def _start_stream(self) -> None:
+        """More than one association may keep in memory: from here on the bytes go to a segment of their own."""
+        if self._small:
+            self._join()
+        stream = self._stream = self._intake.spool.stream()
+        stream.on_drain(STREAM_LOW, self._resume)
+        for chunk in self._chunks:
+            stream.write(chunk)
+        if self._rules.of_head and self._intake.budget.take(KEEP):
+            self._recent = self._chunks
+        self._chunks = []
+        held, self._held = self._held, 0
+        self._intake.freed(held)
+
+    def _fail(self, error: DatasetError) -> None:
+        """Remember the first error and let go of everything; the rest of the message is read and dropped."""
+        self._error = error
+        self._drop()
+
+    def _drop(self) -> None:
+        self._intake.forget_rest(self._resume)
+        self._forget_recent()
+        if self._cut is not None:
+            self._cut.give_up()
+            self._cut = None
+        if self._stream is not None:
+            self._stream.discard()
+            self._stream = None
+        self._chunks = []
+        self._small = []
+        held, self._held = self._held, 0
+        if held:
+            self._intake.freed(held)
+
+    def _check_uids(self, attributes: Attributes, sop_class: str, sop_instance: str) -> None:
+        """Command and data set must name the same instance (PS3.4 B.2.2.1: otherwise 0xA900)."""
+        if not attributes.available:
+            return
+        if not sop_class or not sop_instance:
+            raise DatasetError(Status.MISSING_UIDS, "data set lacks SOP Class or SOP Instance UID")
+        if sop_class != self._sop_class or sop_instance != self._sop_instance:
+            raise DatasetError(Status.DATA_SET_MISMATCH, "data set UIDs differ from the command")
+
+    def _info(self, texts: Sequence[str], number: int, checksum: bytes) -> InstanceInfo:
+        study, series, patient_id, accession, modality = texts
+        return InstanceInfo(
+            id=number,
+            sop_class=self._sop_class,
+            sop_instance=self._sop_instance,
+            transfer_syntax=self._transfer_syntax,
+            origin=self._origin,
+            received=time.time(),
+            size=self._size,
+            checksum=checksum,
+            study=study,
+            series=series,
+            patient_id=patient_id,
+            accession=accession,
+            modality=modality,
+            move_originator=self._move_originator,
+        )
