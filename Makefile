@@ -58,7 +58,8 @@ bench-quick: $(VENV)/.tests debian-packages
 	$(BIN)/python -m benchmarks.flow --rounds 2 --scale 0.5 --sizes 16KiB,512KiB --systems limit,router,storescp
 
 torture: $(VENV)/.tests debian-packages
-	$(BIN)/python -m pytest -q tests/torture --torture
+	$(BIN)/python -m pytest -q -s tests/torture --torture
+	$(BIN)/python -m tests.torture.figures
 
 clean:
 	rm -rf build *.egg-info router/*.so router/_fastpdu.c router/_fastdimse.c router/_disk.c $(VENV)

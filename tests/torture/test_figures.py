@@ -1,0 +1,30 @@
+"""The table of the reliability page says what the campaigns wrote, and keeps what they did not run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tests.torture.figures import BEGIN, END, Figure, rows, write
+
+KILL = Figure("T2", "killed", "0 lost", "0 lost", 2000, "make torture", date="2026-11-23", commit="abc")
+CUT = Figure("T3", "power cut", "0 lost", "0 lost", 100, "make torture", date="2026-11-23", commit="abc")
+
+
+def test_a_newer_figure_replaces_the_one_that_was_kept_and_the_others_stay(tmp_path: Path) -> None:
+    kept, folder = tmp_path / "kept.json", tmp_path / "results"
+    kept.write_text(json.dumps([asdict(CUT), asdict(KILL)]))
+    folder.mkdir()
+    (folder / "one.json").write_text(json.dumps(asdict(replace(KILL, n=5000))))
+    assert rows(folder, kept) == [replace(KILL, n=5000), CUT]
+
+
+def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
+    document, kept = tmp_path / "page.md", tmp_path / "kept.json"
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write(document, kept, [KILL])
+    text = document.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| T2 | killed | dicom-router | 0 lost | 0 lost | 2,000 | 2026-11-23, abc | `make torture` |" in text
+    assert rows(tmp_path / "none", kept) == [KILL]
