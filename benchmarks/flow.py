@@ -8,7 +8,8 @@ The systems:
 
 * ``limit``: a C program that syncs and forwards without looking at what it carries (``native/limit.c``): what this
   machine allows
-* ``router``: ours, durable, with rules and ledger
+* ``router``: ours, durable, with rules and ledger; ``router-recycled``: into segments that were written before, as a
+  router has them whose deliveries have begun to expire
 * ``storescp``: ``storescp --fork`` and ``dcmsend`` per study, as DCMTK's good users build it; not durable
 * ``orthanc``: auto-routing as its book shows it; ``orthanc-tuned``: by series, with its threads and jobs turned up
 * ``pynetdicom``: a handler that saves and sends, as its examples show it
@@ -43,6 +44,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from router.model import SpoolSettings
+from router.spool.segment import path_of
 
 NATIVE = Path(__file__).parent / "native"
 KIB = 1024
@@ -208,9 +212,14 @@ def process(arguments: list[str], log: Path, env: dict[str, str] | None = None) 
 
 
 @contextlib.contextmanager
-def router(work: Work, workers: int = 1, destination: str = "") -> Iterator[tuple[int, str, list[int]]]:
+def router(
+    work: Work, workers: int = 1, destination: str = "", recycled: int = 0
+) -> Iterator[tuple[int, str, list[int]]]:
+    """``recycled``: segments that there are already, with all their blocks written."""
     port, admin = free_port(), free_port()
     folder = work.folder
+    if recycled:
+        write_segments(folder / "data" / "spool", recycled)
     names = [f"d{index}" for index in range(len(work.sinks))]
     (folder / "rules").mkdir()
     rule = f'[[rule]]\nname = "all"\nto = {json.dumps(names)}\n' if names else ""
@@ -224,12 +233,29 @@ def router(work: Work, workers: int = 1, destination: str = "") -> Iterator[tupl
         f'[[listen]]\nbind = "127.0.0.1:{port}"\nae_titles = ["ROUTER"]\naccept = "any"\ntls = "off"\n'
         f'[rules]\npath = "{folder / "rules"}"\non_no_match = "hold"\n'
         f'[admin]\nbind = "127.0.0.1:{admin}"\n'
+        f"[spool]\nspare_segments = {max(4, recycled)}\n"
         f"[limits]\nassociations = 400\nassociations_per_peer = 400\nhandshakes_per_address = 400\n{destinations}"
     )
     command = [sys.executable, "-m", "router.app.cli", "run", "-c", str(folder / "router.toml")]
     with process(command, folder / "router.log") as child:
         wait_ready(admin, child)
         yield port, "ROUTER", [child.pid, *children_of(child.pid)]
+
+
+def write_segments(folder: Path, count: int) -> None:
+    """Empty segments, every block of them written and synced."""
+    folder.mkdir(parents=True)
+    for number in range(1, count + 1):
+        path = path_of(folder, number)
+        with path.open("wb") as file:
+            for _ in range(SEGMENT_SIZE // MIB):
+                file.write(bytes(MIB))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def router_recycled(work: Work) -> contextlib.AbstractContextManager[tuple[int, str, list[int]]]:
+    return router(work, recycled=work.objects * (work.size + 4096) // SEGMENT_SIZE + 2)
 
 
 @contextlib.contextmanager
@@ -334,6 +360,7 @@ System = Callable[[Work], contextlib.AbstractContextManager[tuple[int, str, list
 SYSTEMS: dict[str, System] = {
     "limit": limit,
     "router": router,
+    "router-recycled": router_recycled,
     "storescp": storescp,
     "orthanc-tuned": orthanc_tuned,
     "orthanc": orthanc,
@@ -343,9 +370,10 @@ SLOW = {"orthanc": 0.2, "pynetdicom": 0.2}
 """They get this share of the objects: their rate does not depend on the number, and nobody wants to wait."""
 SEVERAL = "router x"
 """Before the number of workers: the router with several."""
-FAN_OUT = {"limit", "router"}
-RECEIVE = {"limit", "router", "storescp"}
+FAN_OUT = {"limit", "router", "router-recycled"}
+RECEIVE = {"limit", "router", "router-recycled", "storescp"}
 LIMIT_SPOOL = 1 << 30
+SEGMENT_SIZE = SpoolSettings().segment_size
 
 
 def run(system: System, work: Work) -> Figures:
