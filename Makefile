@@ -62,4 +62,4 @@ torture: $(VENV)/.tests debian-packages
 	$(BIN)/python -m tests.torture.figures
 
 clean:
-	rm -rf build *.egg-info router/*.so router/_fastpdu.c router/_fastdimse.c router/_disk.c $(VENV)
+	rm -rf build *.egg-info router/*.so router/_fastpdu.c router/_fastdimse.c router/_blocks.c router/_disk.c $(VENV)

@@ -7,15 +7,12 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                "router._fastpdu",
-                ["router/_fastpdu.pyx"],
-                depends=["router/_sequence_tags.pxi"],
+                f"router.{name}",
+                [f"router/{name}.pyx"],
+                depends=["router/_sequence_tags.pxi"] if name == "_fastpdu" else [],
                 extra_compile_args=["-O3", "-fno-strict-aliasing"],
-            ),
-            Extension(
-                "router._fastdimse", ["router/_fastdimse.pyx"], extra_compile_args=["-O3", "-fno-strict-aliasing"]
-            ),
-            Extension("router._disk", ["router/_disk.pyx"], extra_compile_args=["-O3", "-fno-strict-aliasing"]),
+            )
+            for name in ("_fastpdu", "_fastdimse", "_blocks", "_disk")
         ],
         compiler_directives={"language_level": 3},
     )

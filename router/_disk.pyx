@@ -18,11 +18,16 @@ from posix.types cimport off_t
 import os
 
 cdef extern from "<unistd.h>" nogil:
-    ssize_t pwrite(int fd, const void* data, size_t size, off_t offset)
     ssize_t read(int fd, void* data, size_t size)
     ssize_t write(int fd, const void* data, size_t size)
     int fdatasync(int fd)
     int close(int fd)
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+    ssize_t pwritev(int fd, const iovec* pieces, int count, off_t offset)
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void** memory, size_t alignment, size_t size)
@@ -53,52 +58,78 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     BLOCK = 4096
+    PIECES = 1024  # of one write: IOV_MAX
+    IN_PLACE = 16 << 10  # less is copied: a piece costs more than so many bytes
 
 cdef struct Area:
-    # Where pieces are gathered for one write.
+    # One write: pieces, each either memory of who submitted it or a part of the staging memory. Pieces begin and end on blocks,
+    # but for the end of the last one.
     uint8_t* memory
     size_t capacity
     size_t filled
+    iovec[PIECES] pieces
+    int count
 
 
-cdef int _flush(int descriptor, const uint8_t* data, size_t size, off_t offset, size_t most) noexcept nogil:
-    """All of it, however often the kernel writes less; gives 0 or an errno."""
-    cdef size_t done = 0, ask
+cdef int _flush(int descriptor, Area* area, off_t offset, size_t most) noexcept nogil:
+    """All pieces, however often the kernel writes less; gives 0 or an errno. ``most``: bytes asked of it at once."""
+    cdef iovec* piece = area.pieces
+    cdef iovec* end = area.pieces + area.count
+    cdef iovec part
+    cdef size_t ask
     cdef ssize_t written
-    while done < size:
-        ask = size - done
+    cdef int count
+    while piece < end:
+        ask, count = piece.iov_len, 1
+        while piece + count < end and ask + piece[count].iov_len <= most:
+            ask += piece[count].iov_len
+            count += 1
         if ask > most:
+            part.iov_base, part.iov_len = piece.iov_base, most
             ask = most
-        written = pwrite(descriptor, data + done, ask, offset + <off_t>done)
+            written = pwritev(descriptor, &part, 1, offset)
+        else:
+            written = pwritev(descriptor, piece, count, offset)
         if written < 0:
             if errno == EINTR:
                 continue
             return errno
+        if <size_t>written < ask or ask < piece.iov_len:
+            written = written // BLOCK * BLOCK  # what is left must begin on a block again
         if written == 0:
             return EIO
-        done += <size_t>written
-        if done < size:
-            done = done // BLOCK * BLOCK  # what is left must begin on a block again
-            if written < BLOCK:
-                return EIO
+        offset += written
+        while piece < end and <size_t>written >= piece.iov_len:
+            written -= <ssize_t>piece.iov_len
+            piece += 1
+        if written:
+            piece.iov_base = <uint8_t*>piece.iov_base + written
+            piece.iov_len -= <size_t>written
     return 0
 
 
 cdef int _write_out(int descriptor, Area* area, off_t* end, size_t most) noexcept nogil:
-    cdef int problem
-    if area.filled:
-        problem = _flush(descriptor, area.memory, area.filled, end[0], most)
+    cdef size_t size = 0
+    cdef int problem, index
+    if area.count:
+        for index in range(area.count):
+            size += area.pieces[index].iov_len
+        problem = _flush(descriptor, area, end[0], most)
         if problem:
             return problem
-        end[0] += <off_t>area.filled
+        end[0] += <off_t>size
         area.filled = 0
+        area.count = 0
     return 0
 
 
 cdef int _gather(
     int descriptor, Py_buffer* views, Py_ssize_t count, Area* area, off_t* end, size_t most
 ) noexcept nogil:
-    """Copy into the area, written out whenever it is full; gives 0 or an errno."""
+    """Add to the pieces, written out whenever there is no room for more; gives 0 or an errno.
+
+    What lies on blocks in memory, and comes to lie on blocks in the file, is written from where it is.
+    """
     cdef Py_ssize_t index
     cdef const uint8_t* data
     cdef size_t left, take
@@ -106,25 +137,58 @@ cdef int _gather(
     for index in range(count):
         data = <const uint8_t*>views[index].buf
         left = <size_t>views[index].len
-        while left:
-            take = area.capacity - area.filled
-            if take > left:
-                take = left
-            memcpy(area.memory + area.filled, data, take)
-            data += take
-            left -= take
-            area.filled += take
-            if area.filled == area.capacity:
+        if left >= IN_PLACE and <size_t>data % BLOCK == 0 and area.filled % BLOCK == 0:
+            take = left // BLOCK * BLOCK
+            if area.count == PIECES:
                 problem = _write_out(descriptor, area, end, most)
                 if problem:
                     return problem
+            area.pieces[area.count].iov_base = <void*>data
+            area.pieces[area.count].iov_len = take
+            area.count += 1
+            data += take
+            left -= take
+        while left:
+            if area.filled == area.capacity or (area.count == PIECES and not _staged_last(area)):
+                problem = _write_out(descriptor, area, end, most)
+                if problem:
+                    return problem
+            take = area.capacity - area.filled
+            if take > left:
+                take = left
+            _stage(area, data, take)
+            data += take
+            left -= take
     return 0
+
+
+cdef inline bint _staged_last(Area* area) noexcept nogil:
+    """What is staged next goes on behind the last piece."""
+    cdef iovec* last
+    if not area.count:
+        return False
+    last = &area.pieces[area.count - 1]
+    return <uint8_t*>last.iov_base + last.iov_len == area.memory + area.filled
+
+
+cdef inline void _stage(Area* area, const uint8_t* data, size_t size) noexcept nogil:
+    """Copy; there is room. Without ``data``: zeros."""
+    if not _staged_last(area):
+        area.pieces[area.count].iov_base = area.memory + area.filled
+        area.pieces[area.count].iov_len = 0
+        area.count += 1
+    if data != NULL:
+        memcpy(area.memory + area.filled, data, size)
+    else:
+        memset(area.memory + area.filled, 0, size)
+    area.pieces[area.count - 1].iov_len += size
+    area.filled += size
 
 
 cdef void _pad(Area* area) noexcept nogil:
     cdef size_t padding = (BLOCK - area.filled % BLOCK) % BLOCK
-    memset(area.memory + area.filled, 0, padding)
-    area.filled += padding
+    if padding:
+        _stage(area, NULL, padding)
 
 
 cdef int _sync(int descriptor) noexcept nogil:
@@ -183,6 +247,7 @@ def write_blocks(int descriptor, buffers, off_t offset, staging, *, size_t most=
             area.memory = <uint8_t*>memory.buf
             area.capacity = <size_t>memory.len
             area.filled = 0
+            area.count = 0
             with nogil:
                 problem = _gather(descriptor, views, count, &area, &end, most)
                 if problem == 0:
@@ -243,6 +308,7 @@ cdef void _commit(Job* first, Area* area) noexcept nogil:
     cdef off_t end = first.offset
     cdef int write_problem = 0, sync_problem = 0
     area.filled = 0
+    area.count = 0
     while job != NULL and write_problem == 0:
         write_problem = _gather(first.descriptor, job.views, job.count, area, &end, 1 << 30)
         _pad(area)

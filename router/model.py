@@ -5,6 +5,7 @@ Plain frozen data, no behaviour beyond formatting. Every stage may import this m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, TypeVar, dataclass_transform
@@ -212,7 +213,7 @@ class Delivery:
     """Attempts charged to this object so far (busy or absent destinations charge nothing)."""
     first_attempt: float | None = None
     """Epoch seconds of the first charged attempt."""
-    chunks: list[bytes] | None = field(default=None, repr=False)
+    chunks: Sequence[bytes | bytearray | memoryview] | None = field(default=None, repr=False)
     """The data set while it is still in memory; None means: read the spool."""
 
 

@@ -76,7 +76,7 @@ class SpoolEntry(Protocol):
     decision: Decision
     location: Location | None
     """Set by the spool before ``synced`` is called."""
-    chunks: list[bytes] | None
+    chunks: Sequence[Buffer] | None
     """The data set of a small record; None of a streamed one."""
 
 

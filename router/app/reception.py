@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from router._blocks import Gatherer
 from router.app.cut_through import CUT_THROUGH, KEEP, CutThrough
 from router.delivery.early import EarlyTransfer
 from router.dicom import attributes as attributes_of
@@ -15,15 +16,12 @@ from router.dicom.attributes import Attributes
 from router.dicom.inspect import DatasetInspector
 from router.errors import DatasetError
 from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Status, Verdict
+from router.ports import Buffer
 from router.spool import SpoolStream
 
 if TYPE_CHECKING:
     from router.app.intake import StoreIntake
 
-# Fragments smaller than this are joined until they reach JOIN: a network that delivers 1,448 bytes a read would
-# otherwise leave hundreds of small objects per instance, each a part of every vectored write.
-SMALL_FRAGMENT = 16 << 10
-JOIN = 64 << 10
 STREAM_HIGH = 4 << 20
 """Bytes of one streamed object that may wait for the disk before its socket rests."""
 STREAM_LOW = 1 << 20
@@ -50,7 +48,7 @@ class Entry:
         self,
         info: InstanceInfo,
         decision: Decision,
-        chunks: list[bytes] | None,
+        chunks: Sequence[Buffer] | None,
         direct: frozenset[str],
         done: Callable[[int, str], None],
         ended_at: float,
@@ -75,10 +73,10 @@ class StoreReception:
     """Implements ``ports.Reception``: one data set on its way in."""
 
     __slots__ = (
-        "_chunks",
         "_cut",
         "_cut_asked",
         "_error",
+        "_gatherer",
         "_hasher",
         "_held",
         "_inspector",
@@ -89,8 +87,6 @@ class StoreReception:
         "_resume",
         "_rules",
         "_size",
-        "_small",
-        "_small_size",
         "_sop_class",
         "_sop_instance",
         "_stream",
@@ -117,9 +113,7 @@ class StoreReception:
         self._rules = intake.rules()
         self._inspector = DatasetInspector(transfer_syntax, self._rules.wanted, intake.limits)
         self._hasher = xxhash.xxh3_128()
-        self._chunks: list[bytes] = []
-        self._small: list[bytes] = []
-        self._small_size = 0
+        self._gatherer = Gatherer()
         self._size = 0
         self._held = 0
         """Bytes of ours counted in the intake's memory."""
@@ -161,30 +155,22 @@ class StoreReception:
             self._fail(self._inspector.error)
             return
         self._hasher.update(fragment)
-        data = bytes(fragment)
-        if self._stream is not None:
-            self._stream.write(data)
-            if self._cut is not None:
-                self._cut.append(data)
-            elif not self._cut_asked:
-                if self._recent is not None:
-                    self._recent.append(data)
-                if self._size > CUT_THROUGH:
-                    self._cut_through(self._stream)
+        if self._stream is None:
+            self._gatherer.append(fragment)
+            self._held += length
+            self._intake.in_memory += length
+            if self._size > self._intake.limits.object_memory:
+                self._start_stream()
             return
-        self._held += length
-        self._intake.in_memory += length
-        if length < SMALL_FRAGMENT:
-            self._small.append(data)
-            self._small_size += length
-            if self._small_size >= JOIN:
-                self._join()
-        else:
-            if self._small:
-                self._join()
-            self._chunks.append(data)
-        if self._size > self._intake.limits.object_memory:
-            self._start_stream()
+        data = bytes(fragment)
+        self._stream.write(data)
+        if self._cut is not None:
+            self._cut.append(data)
+        elif not self._cut_asked:
+            if self._recent is not None:
+                self._recent.append(data)
+            if self._size > CUT_THROUGH:
+                self._cut_through(self._stream)
 
     def finish(self, done: Callable[[int, str], None]) -> None:
         intake = self._intake
@@ -199,8 +185,6 @@ class StoreReception:
             intake.ended()
             done(error.status, error.comment)
             return
-        if self._small:
-            self._join()
         info = self._info(texts, intake.ids.next(), self._hasher.digest())
         cut = self._cut
         if cut is not None and not self._inspector.head_was_all:
@@ -221,7 +205,9 @@ class StoreReception:
         direct = intake.reserve(decision)
         stream = self._stream
         self._forget_recent()
-        entry = Entry(info, decision, self._chunks if stream is None else None, direct, done, intake.loop.time())
+        entry = Entry(
+            info, decision, self._gatherer.take() if stream is None else None, direct, done, intake.loop.time()
+        )
         if stream is not None:
             if cut is not None:
                 entry.early = cut.transfers
@@ -234,11 +220,6 @@ class StoreReception:
         self._intake.ended()
 
     # Inside ------------------------------------------------------------------------------------------------
-
-    def _join(self) -> None:
-        self._chunks.append(self._small[0] if len(self._small) == 1 else b"".join(self._small))
-        self._small = []
-        self._small_size = 0
 
     def _cut_through(self, stream: SpoolStream) -> None:
         """Once what the rules can see is known: decide, and begin to send it on where that can be done at once."""
@@ -275,15 +256,13 @@ class StoreReception:
 
     def _start_stream(self) -> None:
         """More than one association may keep in memory: from here on the bytes go to a segment of their own."""
-        if self._small:
-            self._join()
         stream = self._stream = self._intake.spool.stream()
         stream.on_drain(STREAM_LOW, self._resume)
-        for chunk in self._chunks:
+        chunks = [bytes(block) for block in self._gatherer.take()]
+        for chunk in chunks:
             stream.write(chunk)
         if self._rules.of_head and self._intake.budget.take(KEEP):
-            self._recent = self._chunks
-        self._chunks = []
+            self._recent = chunks
         held, self._held = self._held, 0
         self._intake.freed(held)
 
@@ -301,8 +280,7 @@ class StoreReception:
         if self._stream is not None:
             self._stream.discard()
             self._stream = None
-        self._chunks = []
-        self._small = []
+        self._gatherer.take()
         held, self._held = self._held, 0
         if held:
             self._intake.freed(held)

@@ -28,6 +28,7 @@ import xxhash
 
 from router.errors import SpoolError
 from router.model import Decision, InstanceInfo, Location, Origin, Priority, Verdict
+from router.ports import Buffer
 
 _HEADER = struct.Struct("<8sIIQQQQQ16s")
 _CHECK = struct.Struct("<Q")
@@ -41,6 +42,8 @@ META_LIMIT = 60 << 10
 STREAMED = 1
 ALIGNMENT = 4096
 """Records begin on blocks: each is written past the page cache, whoever its neighbours are."""
+ALIGNED_SIZE = 64 << 10
+"""Bytes from which on the data begins on a block too, so that it is written from where it was received."""
 _FREE_TEXTS = ("study", "series", "patient_id", "accession", "modality")
 _FREE_TEXT_LIMIT = 64
 """Characters; what the standard allows for LO and UI (PS3.5 §6.2)."""
@@ -141,16 +144,16 @@ class Header:
 
 
 def encode_header(
-    info: InstanceInfo, meta: bytes, *, epoch: int, synced: int, flags: int = 0, data_offset: int | None = None
+    info: InstanceInfo, meta: bytes, *, epoch: int, synced: int, flags: int = 0, data_offset: int
 ) -> bytes:
-    """Header and meta. Without ``data_offset`` the data follows at once."""
+    """Header and meta; the data begins at ``data_offset`` of the record."""
     fixed = _HEADER.pack(
         MAGIC,
         flags,
         len(meta),
         epoch,
         info.id,
-        HEADER_SIZE + len(meta) if data_offset is None else data_offset,
+        data_offset,
         info.size,
         synced,
         info.checksum,
@@ -163,8 +166,8 @@ def encode_footer(epoch: int, number: int, checksum: bytes) -> bytes:
 
 
 def encode_record(
-    info: InstanceInfo, decision: Decision, chunks: Sequence[bytes], *, epoch: int, synced: int
-) -> tuple[list[bytes], int]:
+    info: InstanceInfo, decision: Decision, chunks: Sequence[Buffer], *, epoch: int, synced: int
+) -> tuple[list[Buffer], int]:
     """The buffers of a record whose data is in memory, and its length without the padding that ends them.
 
     Raises:
@@ -172,10 +175,15 @@ def encode_record(
     """
     if sum(map(len, chunks)) != info.size:
         raise SpoolError("an entry has another size than its info says")
-    head = encode_header(info, encode_meta(info, decision), epoch=epoch, synced=synced)
-    length = len(head) + info.size + FOOTER_SIZE
+    meta = encode_meta(info, decision)
+    data_offset = HEADER_SIZE + len(meta)
+    if info.size >= ALIGNED_SIZE:
+        data_offset = align(data_offset)
+    head = encode_header(info, meta, epoch=epoch, synced=synced, data_offset=data_offset)
+    length = data_offset + info.size + FOOTER_SIZE
     padding = -length % ALIGNMENT
-    return [head, *chunks, encode_footer(epoch, info.id, info.checksum) + bytes(padding)], length
+    footer = encode_footer(epoch, info.id, info.checksum) + bytes(padding)
+    return [head.ljust(data_offset, b"\0"), *chunks, footer], length
 
 
 def decode_header(data: bytes | memoryview) -> Header | None:

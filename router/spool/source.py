@@ -95,7 +95,7 @@ class StoredData:
         self,
         info: InstanceInfo,
         location: Callable[[], Location],
-        buffers: list[bytes] | None,
+        buffers: Sequence[Buffer] | None,
         pool: SegmentPool,
         executor: Executor,
     ) -> None:

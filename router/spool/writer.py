@@ -27,7 +27,7 @@ from os import ftruncate
 
 from router.errors import SpoolError
 from router.model import Decision, InstanceInfo, Location, LogPosition
-from router.ports import SpoolEntry
+from router.ports import Buffer, SpoolEntry
 from router.spool import durable
 from router.spool.health import Health
 from router.spool.pool import Segment, SegmentPool
@@ -53,7 +53,7 @@ class Move:
 
     info: InstanceInfo
     decision: Decision
-    chunks: list[bytes]
+    chunks: Sequence[Buffer]
     done: Callable[[Location | SpoolError], None]
     """Called exactly once."""
 
