@@ -19,7 +19,7 @@ cdef extern from "<stdlib.h>" nogil:
 cdef enum:
     PAGE = 4096
     SIZE = 64 << 10
-    KEPT = 256
+    KEPT = 512
 
 BLOCK_SIZE = SIZE
 """Bytes of a block. What fits into one is given out as ``bytes``: at least half of what is held is in use."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from mmap import mmap
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from router._blocks import Gatherer
 from router._disk import write_blocks
+from router.ports import Buffer
 from router.spool.segment import BLOCK
 from router.spool.staging import Staging, can_write_direct
 
@@ -39,6 +42,50 @@ def test_a_kernel_that_writes_less_is_asked_again_from_a_block(tmp_path: Path, m
         end = write_blocks(descriptor, [data[:7000], data[7000:]], BLOCK, bytearray(4 * BLOCK), most=most)
         assert end == 15 * BLOCK
         assert os.pread(descriptor, 1 << 20, BLOCK) == data.ljust(14 * BLOCK, b"\0")
+    finally:
+        os.close(descriptor)
+
+
+def in_blocks(data: bytes) -> list[Buffer]:
+    """As a reception gives it: on pages of memory."""
+    gatherer = Gatherer()
+    gatherer.append(data)
+    return gatherer.take()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@given(
+    records=st.lists(st.tuples(st.sampled_from([100, BLOCK, 3 * BLOCK]), st.integers(0, 300_000)), max_size=4),
+    most=st.sampled_from([BLOCK, 5 * BLOCK + 1, 100_000, 1 << 30]),
+)
+def test_what_lies_on_blocks_is_written_from_where_it_is_and_is_the_same(
+    tmp_path: Path, records: list[tuple[int, int]], most: int
+) -> None:
+    """With a head that ends on a block it lies on blocks in the file too; with any other it is copied."""
+    buffers: list[Buffer] = []
+    for head, size in records:
+        buffers += [os.urandom(head), *in_blocks(os.urandom(size)), b"end"]
+    path = tmp_path / "file"
+    direct = os.O_DIRECT if can_write_direct(tmp_path) else 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | direct, 0o600)
+    try:
+        staging = mmap(-1, 4 * BLOCK)  # begins on a block
+        end = write_blocks(descriptor, buffers, 0, staging, most=most)
+    finally:
+        os.close(descriptor)
+    data = b"".join(buffers)
+    assert end == -(-len(data) // BLOCK) * BLOCK
+    assert path.read_bytes() == data.ljust(end, b"\0")
+
+
+def test_more_pieces_than_the_kernel_takes_at_once(tmp_path: Path) -> None:
+    block = os.urandom(200_000)
+    buffers = in_blocks(block)[:-1] * 500
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        end = write_blocks(descriptor, [bytes(BLOCK), *buffers, b"end"], 0, mmap(-1, 4 * BLOCK))
+        data = bytes(BLOCK) + b"".join(buffers) + b"end"
+        assert os.pread(descriptor, end, 0) == data.ljust(end, b"\0")
     finally:
         os.close(descriptor)
 

@@ -106,12 +106,10 @@ def _python() -> Finding:
 
 def _extension() -> Finding:
     try:
-        import router._disk
-        import router._fastdimse
-        import router._fastpdu
+        from router import _blocks, _disk, _fastdimse, _fastpdu
     except ImportError as error:
         return Finding("extension", BAD, f"not built ({error.name or 'import failed'}): run `make venv`")
-    names = ", ".join(Path(module.__file__ or "").name for module in (router._fastpdu, router._fastdimse, router._disk))
+    names = ", ".join(Path(module.__file__ or "").name for module in (_fastpdu, _fastdimse, _blocks, _disk))
     return Finding("extension", FINE, names)
 
 
