@@ -27,9 +27,11 @@ def large() -> bytes:
 
 
 @contextmanager
-def routing_to(folder: Path, port: int, more: str = "", rules: str | None = None) -> Iterator[RouterProcess]:
+def routing_to(
+    folder: Path, port: int, more: str = "", rules: str | None = None, node: str = ""
+) -> Iterator[RouterProcess]:
     with RouterProcess(
-        folder / "router", {"pacs": f"dicom://PACS@127.0.0.1:{port}"}, extra=more, rules=rules
+        folder / "router", {"pacs": f"dicom://PACS@127.0.0.1:{port}"}, extra=more, rules=rules, node=node
     ) as router:
         yield router
 
@@ -122,6 +124,33 @@ def test_an_identical_duplicate_is_given_up_before_its_end(tmp_path: Path, large
         wait_for(lambda: early(router, "given_up") == 1, 30, "the second to be given up")
         wait_for(lambda: sink.aborted == 1, 20, "the end of the association")
         assert sink.whole == [large]
+        sender.close()
+
+
+@pytest.mark.parametrize(("policy", "status"), [("reject", 0x0111), ("hold", 0x0000)])
+def test_other_bytes_under_a_known_uid_do_not_pass_early_where_a_policy_is_against_it(
+    tmp_path: Path, large: bytes, policy: str, status: int
+) -> None:
+    changed = large[:-2] + b"\x01\x01"
+    with (
+        WireSink() as sink,
+        routing_to(tmp_path, sink.port, node=f'on_changed_duplicate = "{policy}"') as router,
+    ):
+        sender = sender_to(router)
+        assert sender.store(UID, large) == 0x0000
+        wait_for(lambda: early(router, "completed") == 1, 30, "delivery")
+        sender.begin(UID, changed)
+        sender.send_all_but_last()
+        wait_for(lambda: sink.begun == 2, 30, "the second to have begun")
+        sender.send()
+        assert sender.status() == status
+        wait_for(lambda: early(router, "given_up") == 1, 30, "the second to be given up")
+        wait_for(lambda: sink.aborted == 1, 20, "the end of the association")
+        if policy == "hold":
+            wait_for(lambda: router.metric("dicom_router_held_instances") == 1, 20, "what is held to show")
+            router.cli("release", UID, "-c", str(router.config))
+            wait_for(lambda: sink.whole == [large, changed], 30, "what was released")
+        assert sink.whole[0] == large and len(sink.whole) == 1 + (policy == "hold")
         sender.close()
 
 

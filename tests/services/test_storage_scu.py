@@ -200,6 +200,56 @@ async def test_a_corrupt_record_never_reaches_its_last_fragment() -> None:
         assert not node.intake.finished
 
 
+class Arriving:
+    """A data set that is not whole yet: its pieces come when the test says so."""
+
+    size = None
+    buffers = None
+
+    def __init__(self) -> None:
+        self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while piece := await self.pieces.get():
+            yield piece
+
+
+async def test_while_the_source_is_waited_for_the_peer_is_not_blamed_for_its_silence() -> None:
+    async with Node() as node, scu_to(node.port, response_timeout=0.05) as scu:
+        source = Arriving()
+        future = scu.store(instance(), source)
+        looks, look, enough = 0, scu._on_timer, asyncio.Event()
+
+        def counted() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 4:
+                enough.set()
+            look()
+
+        scu._on_timer = counted  # type: ignore[method-assign]
+        source.pieces.put_nowait(bytes(1000))
+        await asyncio.wait_for(enough.wait(), 10)
+        assert not future.done()
+        source.pieces.put_nowait(bytes(500))
+        source.pieces.put_nowait(b"")
+        assert (await future).status == 0
+        assert bytes(node.intake.finished[0].data) == bytes(1500)
+
+
+async def test_when_the_source_has_ended_the_peers_silence_counts_again() -> None:
+    async def deaf(peer: RawPeer) -> None:
+        peer.send(associate_ac(await peer.pdu()))
+        await asyncio.Event().wait()
+
+    async with scripted_scp(deaf) as port, scu_to(port, response_timeout=0.1) as scu:
+        source = Arriving()
+        source.pieces.put_nowait(bytes(1000))
+        source.pieces.put_nowait(b"")
+        with pytest.raises(AssociationAborted, match="no response in time"):
+            await scu.store(instance(), source)
+
+
 async def test_a_source_that_ends_early_is_our_bug_and_not_a_stored_instance() -> None:
     class Short(Disk):
         def __init__(self) -> None:

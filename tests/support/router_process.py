@@ -30,6 +30,7 @@ class RouterProcess:
         rules: str | None = None,
         extra: str = "",
         limits: str = "",
+        node: str = "",
         on_no_match: str = "hold",
         workers: int = 1,
     ) -> None:
@@ -44,7 +45,7 @@ class RouterProcess:
             rules = EVERYTHING.format(names=json.dumps(list(destinations))) if destinations else ""
         self.write_rules(rules)
         lines = [
-            f'[node]\nname = "test"\nworkers = {workers}\ndata_dir = "{folder / "data"}"',
+            f'[node]\nname = "test"\nworkers = {workers}\ndata_dir = "{folder / "data"}"\n{node}',
             f'[[listen]]\nbind = "127.0.0.1:{self.port}"\nae_titles = ["ROUTER"]\naccept = "any"\ntls = "off"',
             f'[rules]\npath = "{folder / "rules"}"\non_no_match = "{on_no_match}"',
             f'[admin]\nbind = "127.0.0.1:{self.admin}"',
