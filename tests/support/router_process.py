@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support.peers import accepts, free_port
@@ -33,9 +33,13 @@ class RouterProcess:
         node: str = "",
         on_no_match: str = "hold",
         workers: int = 1,
+        program: Sequence[str] = (sys.executable, "-m", "router.app.cli"),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.program = list(program)
+        self.environment = dict(environment or {})
         self.port = free_port()
         self.admin = free_port()
         self.config = folder / "router.toml"
@@ -63,15 +67,21 @@ class RouterProcess:
     def write_rules(self, text: str) -> None:
         (self.folder / "rules" / "10-test.toml").write_text(text)
 
-    def start(self, seconds: float = 30) -> None:
+    def launch(self) -> None:
+        """Without waiting for anything."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "router.app.cli", "run", "-c", str(self.config)],
+                [*self.program, "run", "-c", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
             )
+
+    def start(self, seconds: float = 30) -> None:
+        self.launch()
+        if self.process is None:
+            return
         deadline = time.monotonic() + seconds
         while not (accepts(self.port) and self.ready()):
             if self.process.poll() is not None:

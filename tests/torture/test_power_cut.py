@@ -1,0 +1,149 @@
+"""The power goes at any moment: nothing that was answered 0x0000 is lost, on ext4 and on XFS.
+
+Spool and ledger lie on file systems of their own, where neither's log carries the other's changes to the disk, or
+together on one. The router is stopped, both file systems lose what they had not synced, the router is killed, they
+are mounted again, and it starts from what there is; every fifth time the power goes again while it does. Senders,
+destinations and their ledgers lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.peers import wait_for
+from tests.support.router_process import RouterProcess
+from tests.torture.figures import Figure, report
+from tests.torture.images import Image, unable
+from tests.torture.oracle import Oracle, Verdict
+
+SMALL_DISK = """
+[spool]
+segment_size = "4MiB"
+reserve_associations = "16MiB"
+reserve_objects = "8MiB"
+keep_delivered = 0.1
+"""
+"""Segments are used again all the time, and the reserve of a large disk does not fit here."""
+
+
+@contextlib.contextmanager
+def disks(folder: Path, data: Path, kind: str, layout: str) -> Iterator[list[Image]]:
+    """Mounted under the data folder: one for everything, or one for the ledger and in it one for the spool."""
+    with contextlib.ExitStack() as stack:
+        images = [stack.enter_context(Image(folder / "disk", data, kind, 512 << 20))]
+        if layout == "apart":
+            images.append(stack.enter_context(Image(folder / "spool-disk", data / "spool", kind, 512 << 20)))
+        yield images
+
+
+def cut(router: RouterProcess, images: Sequence[Image], between: Callable[[], object] = lambda: None) -> None:
+    """Power off, and on again. ``between``: what happens to the disks while they are off."""
+    if router.process is not None:
+        router.process.send_signal(signal.SIGSTOP)  # both disks at one moment, as seen by the router
+    for image in images:
+        image.cut()
+    router.kill()
+    for image in reversed(images):
+        image.detach()
+    between()
+    for image in images:
+        image.attach()
+
+
+def survive(
+    folder: Path,
+    kind: str,
+    layout: str,
+    *,
+    cuts: int,
+    seed: int,
+    program: Sequence[str] | None = None,
+    environment: dict[str, str] | None = None,
+    patience: float = 120,
+) -> Verdict:
+    """Cut the power so many times under load, let it drain, and judge."""
+    randomness = random.Random(seed)
+    with Oracle(folder) as oracle, disks(folder, folder / "router" / "data", kind, layout) as images:
+        more = {} if program is None else {"program": program}
+        router = RouterProcess(
+            folder / "router",
+            oracle.urls,
+            extra=SMALL_DISK,
+            environment=environment,
+            **more,  # type: ignore[arg-type]
+        )
+        try:
+            router.start()
+            oracle.send(router.port, seed=seed)
+            for number in range(cuts):
+                wanted = len(oracle.answered()) + randomness.randint(1, 60)
+                wait_for(lambda wanted=wanted: len(oracle.answered()) >= wanted, 60, "answers")  # type: ignore[misc]
+                cut(router, images)
+                if number % 5 == 4:
+                    router.launch()
+                    time.sleep(randomness.uniform(0.1, 0.9))  # somewhere in its start
+                    cut(router, images)
+                router.start()
+            oracle.stop_sending()
+            # What is lost never comes: who has waited so long is judged by what came.
+            with contextlib.suppress(TimeoutError):
+                wait_for(oracle.drained, patience, "delivery of everything answered")
+            router.stop()
+        finally:
+            router.kill()
+        return oracle.judge()
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("layout", ["apart", "together"])
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_nothing_answered_is_lost_over_power_cuts(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool, kind: str, layout: str
+) -> None:
+    cuts = amount("cuts", 2, 250)
+    if why := unable(kind):
+        pytest.skip(why)
+    verdict = survive(tmp_path, kind, layout, cuts=cuts, seed=300)
+    assert (verdict.lost, verdict.changed) == (0, 0), verdict
+    assert verdict.answered > cuts
+    report(
+        Figure(
+            test="T3",
+            promise=f"power cut, {kind}, spool and ledger {layout}: nothing answered is lost",
+            goal="0 lost",
+            found=f"0 of {verdict.deliveries:,} deliveries lost, {verdict.duplicates:,} repeated",
+            n=cuts,
+            command=f"make torture (tests/torture/test_power_cut.py, --amount cuts={cuts})",
+        ),
+        keep=campaign,
+    )
+
+
+@pytest.mark.timeout(600)
+def test_the_disks_of_this_test_do_lose_what_was_not_synced(tmp_path: Path) -> None:
+    for kind in ("ext4", "xfs"):
+        if why := unable(kind):
+            pytest.skip(why)
+        with Image(tmp_path / kind, tmp_path / f"{kind}-mount", kind) as image:
+            synced, other = image.mount / "synced", image.mount / "other"
+            for path in (synced, other):
+                path.write_bytes(b"x" * 10_000)
+            for path in (synced, image.mount):
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+            later = image.mount / "later"
+            later.write_bytes(b"x" * 10_000)
+            image.cut()
+            image.detach()
+            image.attach()
+            assert synced.read_bytes() == b"x" * 10_000
+            assert not later.exists() or later.read_bytes() != b"x" * 10_000
