@@ -73,7 +73,11 @@ class Oracle:
         return {f"d{index}": f"dicom://RECORDER@127.0.0.1:{port}" for index, port in enumerate(self.ports)}
 
     def send(self, port: int, *, senders: int = 4, seed: int = 100) -> None:
-        """Starts senders, which go on over every restart of the router until ``stop_sending``; ``seed``: below 10 ** 6."""
+        """Starts senders, which go on over every restart of the router until ``stop_sending``.
+
+        Args:
+            seed: Below 10 ** 6.
+        """
         for index in range(len(self.sent), len(self.sent) + senders):
             path = self.folder / f"sender{index}"
             self.sent.append(path)

@@ -1,0 +1,80 @@
+"""The suite can fail: with any one step of durability taken out, power cuts lose objects, or the router does not start.
+
+What no power cut of an image can show is not here: that a disk keeps what it has taken, and that a directory keeps a
+name (``mutants.NEEDS_STRICT_DISK``).
+"""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.torture.figures import Figure, report
+from tests.torture.images import unable
+from tests.torture.mutants import MUTANTS
+from tests.torture.test_power_cut import survive
+
+CUTS = 4
+SHARE = ("groups_are_not_synced", "the_log_is_not_read_at_start")
+"""The rest is for the campaign."""
+_found: dict[str, str] = {}
+
+
+def found_out(folder: Path, rounds: int, **how: object) -> str:
+    """What told it; empty if nothing did in so many rounds of cuts."""
+    for number in range(rounds):
+        try:
+            verdict = survive(
+                folder / str(number),
+                "ext4",
+                "apart",
+                cuts=CUTS,
+                seed=400 + number,
+                patience=30,
+                **how,  # type: ignore[arg-type]
+            )
+        except RuntimeError as error:
+            return str(error).splitlines()[0]
+        if verdict.lost or verdict.changed:
+            return f"{verdict.lost} of {verdict.deliveries} lost after {CUTS * (number + 1)} cuts"
+    return ""
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_router_without_this_step_is_found_out(tmp_path: Path, campaign: bool, name: str) -> None:
+    if why := unable("ext4"):
+        pytest.skip(why)
+    if not campaign and name not in SHARE:
+        pytest.skip("a part of the campaign: make torture")
+    told = found_out(tmp_path, 6, program=[sys.executable, "-m", "tests.torture.mutants", name])
+    assert told, "nothing was lost without it"
+    _found[name] = told
+    print(f"\n{name}: {told}")
+    if campaign and name == list(MUTANTS)[-1]:
+        report(
+            Figure(
+                test="T5",
+                promise="a step of durability taken out is found out",
+                goal="100 %",
+                found=f"{len(_found)} of {len(MUTANTS)} mutants",
+                n=len(MUTANTS),
+                command="make torture (tests/torture/test_mutants.py)",
+            ),
+            keep=True,
+        )
+
+
+@pytest.mark.timeout(600)
+def test_without_any_sync_the_suite_fails(tmp_path: Path, amount: Callable[[str, int, int], int]) -> None:
+    if why := unable("ext4"):
+        pytest.skip(why)
+    libraries = glob.glob("/usr/lib/*/libeatmydata.so*")
+    assert libraries, "libeatmydata is missing: sh tests/install-peers.sh"
+    told = found_out(tmp_path, 3, environment={"LD_PRELOAD": libraries[0]})
+    assert told, "nothing was lost without a single sync"
+    print(f"\nlibeatmydata: {told}")
