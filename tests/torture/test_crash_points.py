@@ -1,0 +1,210 @@
+"""kill -9 at every single write, sync, new name, change of size and send: nothing that was answered 0x0000 is lost.
+
+A preloaded library ends the router instead of letting it make the n-th call of a kind. First a run without an end
+counts the calls; then each of them, in turn, is where the router dies. It is started again, the sender sends what was
+not answered, everything drains, and the destinations are judged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.objects import encode, synthetic
+from tests.support.peers import wait_for
+from tests.support.router_process import RouterProcess
+from tests.support.wire import WireSender
+from tests.torture.figures import Figure, report
+from tests.torture.oracle import Oracle
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+KINDS = ("write", "sync", "name", "size", "send")
+SIZES = (2_000, 700_000, 20_000, 1_500_000, 2_000, 700_000, 700_000, 20_000, 1_200_000, 700_000, 2_000, 700_000)
+"""Small ones, streamed ones, and together more than a segment of the log holds."""
+SPOOL = '\n[spool]\nsegment_size = "4MiB"\nkeep_delivered = 0.1\n'
+
+
+class Scene:
+    """Senders, destinations and what was answered, over many deaths of the router."""
+
+    def __init__(self, folder: Path, oracle: Oracle, library: Path) -> None:
+        self.folder = folder
+        self.oracle = oracle
+        self.library = library
+        self.ledger = folder / "sender"
+        self.ledger.touch()
+        oracle.sent.append(self.ledger)
+        self._objects = 0
+
+    def router(self, name: str, kind: str = "", at: int = 0) -> RouterProcess:
+        folder = self.folder / name
+        return RouterProcess(
+            folder,
+            self.oracle.urls,
+            extra=SPOOL,
+            environment={
+                "LD_PRELOAD": str(self.library),
+                "CRASH_FOLDER": str(folder / "data"),
+                "CRASH_KIND": kind,
+                "CRASH_AT": str(at),
+                "CRASH_COUNTS": str(folder / "counts"),
+            },
+        )
+
+    def objects(self) -> dict[str, bytes]:
+        """New ones; by SOP Instance UID."""
+        made = {}
+        for size in SIZES:
+            self._objects += 1
+            uid = f"2.25.7{self._objects:09d}"
+            made[uid] = encode(synthetic(size=size, sop_instance=uid))
+        return made
+
+    def send(self, router: RouterProcess, objects: dict[str, bytes]) -> bool:
+        """On two associations; takes out what was answered. False if the router went away."""
+        try:
+            senders = [WireSender(router.port, (CT, EXPLICIT)) for _ in range(2)]
+            for number, (uid, data) in enumerate(list(objects.items())):
+                status = senders[number % 2].store(uid, data)
+                if status != 0x0000:
+                    return False
+                with self.ledger.open("a") as ledger:
+                    ledger.write(f"{uid} {hashlib.sha256(data).hexdigest()}\n")
+                del objects[uid]
+            for sender in senders:
+                sender.close()
+        except (OSError, ValueError, RuntimeError):
+            return False
+        return True
+
+    def finish(self, router: RouterProcess, objects: dict[str, bytes]) -> None:
+        """The router lives again: send the rest, drain, judge."""
+        router.environment["CRASH_AT"] = "0"
+        router.kill()
+        router.start()
+        assert self.send(router, objects), "the rest was not taken"
+        wait_for(self.oracle.drained, 60, "delivery of everything answered")
+        router.kill()
+        verdict = self.oracle.judge()
+        assert (verdict.lost, verdict.changed) == (0, 0), verdict
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = tmp_path_factory.mktemp("native") / "crash.so"
+    source = Path(__file__).parent / "native" / "crash.c"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(built), str(source), "-ldl"], check=True)
+    return built
+
+
+def counts(router: RouterProcess) -> dict[str, int]:
+    lines = (router.folder / "counts").read_text().splitlines()
+    return {kind: int(number) for kind, number in (line.split() for line in lines)}
+
+
+def points(found: dict[str, int], share: int | None) -> Iterator[tuple[str, int]]:
+    """Every one, or so many of each kind, spread over its calls."""
+    for kind in KINDS:
+        last = found[kind]
+        numbers: Sequence[int] = range(1, last + 1)
+        if share is not None and last > share:
+            numbers = [1 + last * (2 * step + 1) // (2 * share) for step in range(share)]
+        yield from ((kind, number) for number in numbers)
+
+
+@pytest.mark.timeout(7200)
+def test_a_router_that_dies_at_any_call_while_it_works_loses_nothing(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool, library: Path
+) -> None:
+    with Oracle(tmp_path, destinations=2) as oracle:
+        scene = Scene(tmp_path, oracle, library)
+        whole = scene.router("whole")
+        whole.start()
+        assert scene.send(whole, scene.objects())
+        wait_for(oracle.drained, 60, "delivery")
+        whole.stop()
+        found = counts(whole)
+        assert all(found[kind] for kind in KINDS), found
+        died = dict.fromkeys(KINDS, 0)
+        share = amount("points", 1, 0)
+        tried = list(points(found, share or None))
+        for kind, number in tried:
+            router = scene.router(f"{kind}-{number}", kind, number)
+            objects = scene.objects()
+            try:
+                router.start()
+                ended = not scene.send(router, objects)
+            except RuntimeError:
+                ended = True  # in its start
+            if not ended:
+                wait_for(oracle.drained, 60, "delivery")
+            died[kind] += ended or (router.process is not None and router.process.poll() is not None)
+            scene.finish(router, objects)
+        verdict = oracle.judge()
+    assert sum(died.values()) >= 0.8 * len(tried), "hardly ever did the router die where it should"
+    report(
+        Figure(
+            test="T1",
+            promise="process killed at a chosen system call while it receives and delivers: nothing answered is lost",
+            goal="0 lost at every call",
+            found=f"0 of {verdict.deliveries:,} deliveries lost, {verdict.duplicates:,} repeated; died at "
+            + ", ".join(f"{died[kind]} of {found[kind]} calls of {kind}" for kind in KINDS),
+            n=len(tried),
+            command="make torture (tests/torture/test_crash_points.py)",
+        ),
+        keep=campaign,
+    )
+
+
+@pytest.mark.timeout(7200)
+def test_a_router_that_dies_at_any_call_of_its_recovery_loses_nothing(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool, library: Path
+) -> None:
+    with Oracle(tmp_path, destinations=2) as oracle:
+        scene = Scene(tmp_path, oracle, library)
+
+        def left_behind(name: str, kind: str = "", at: int = 0) -> RouterProcess:
+            """Killed right behind an answer: the ledger has not heard of the last records."""
+            router = scene.router(name)
+            router.start()
+            assert scene.send(router, scene.objects())
+            router.kill()
+            router.environment |= {"CRASH_KIND": kind, "CRASH_AT": str(at)}
+            return router
+
+        whole = left_behind("whole")
+        whole.start()
+        wait_for(oracle.drained, 60, "delivery")
+        whole.stop()
+        found = counts(whole)
+        died = dict.fromkeys(KINDS, 0)
+        share = amount("points", 1, 0)
+        tried = list(points({**found, "send": min(found["send"], 20)}, share or None))
+        for kind, number in tried:
+            router = left_behind(f"{kind}-{number}", kind, number)
+            try:
+                router.start()
+                wait_for(lambda router=router: oracle.drained() or router.process.poll() is not None, 60, "an end")  # type: ignore[misc]
+            except RuntimeError:
+                pass
+            died[kind] += router.process is not None and router.process.poll() is not None
+            scene.finish(router, {})
+        verdict = oracle.judge()
+    assert sum(died.values()) >= 0.6 * len(tried), "hardly ever did the router die where it should"
+    report(
+        Figure(
+            test="T1",
+            promise="process killed at a chosen system call of its recovery: nothing answered is lost",
+            goal="0 lost at every call",
+            found=f"0 of {verdict.deliveries:,} deliveries lost, {verdict.duplicates:,} repeated; died at "
+            + ", ".join(f"{died[kind]} of {found[kind]} calls of {kind}" for kind in KINDS),
+            n=len(tried),
+            command="make torture (tests/torture/test_crash_points.py)",
+        ),
+        keep=campaign,
+    )
