@@ -230,6 +230,8 @@ class Router:
             raise RouterError(
                 f"cannot use node.data_dir {folder}: {error.strerror}; it must be writable for this user"
             ) from error
+        if folder.stat().st_mode & 0o077:
+            self.log.warning("node.data_dir can be read by other users: chmod 700", folder=str(folder))
         share = self.share
         self.spool = Spool.open(folder / "spool", self.config.spool, log=self.log, share=share)
         try:
@@ -248,6 +250,19 @@ class Router:
                 self.log.error(
                     "deliveries wait for a destination that is not configured", destination=name, waiting=count
                 )
+
+    async def stuck(self, patience: float) -> str:
+        """What makes no progress although there is work for it; empty if all does. Does not return while the ledger
+        does not answer.
+
+        Args:
+            patience: Seconds that the disk may take for a group of records.
+        """
+        if self.spool.stuck_for > patience:
+            return "the spool's disk does not answer"
+        if not self.ledger.failed:
+            await self.ledger.flush()
+        return ""
 
     # What parts report -------------------------------------------------------------------------------------
 

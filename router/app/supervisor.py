@@ -17,6 +17,7 @@ from pathlib import Path
 
 from router.app.config import Config, load_config
 from router.app.router import Router
+from router.app.service_manager import ServiceManager
 from router.errors import ConfigError, RouterError
 from router.model import ALONE, Share
 from router.observe.logs import configure_logging, get_logger
@@ -44,12 +45,13 @@ def run(config_path: Path | None, env: Mapping[str, str] | None = None) -> int:
             print(problem, file=sys.stderr)
         return EXIT_CONFIG
     set_up(config)
+    manager = ServiceManager(os.environ)
     if config.workers > 1:
         # Imported where it is needed: one process has no use for it.
         from router.app.workers.parent import Parent
 
-        return run_loop(Parent(config).run())
-    return run_loop(serve(config))
+        return run_loop(Parent(config, manager).run())
+    return run_loop(serve(config, manager=manager))
 
 
 def set_up(config: Config) -> None:
@@ -57,6 +59,7 @@ def set_up(config: Config) -> None:
     configure_logging(config.log_format, level=config.log_level, uids=config.log_uids)
     sys.setswitchinterval(SWITCH_INTERVAL)
     os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory holds images of patients
 
 
 def open_files() -> int:
@@ -79,13 +82,20 @@ def run_loop(main: object) -> int:
 
 
 async def serve(
-    config: Config, share: Share = ALONE, *, fresh: bool = False, ready: Callable[[], None] = lambda: None
+    config: Config,
+    share: Share = ALONE,
+    *,
+    fresh: bool = False,
+    ready: Callable[[], None] = lambda: None,
+    manager: ServiceManager | None = None,
 ) -> int:
     """One router on this loop, until it is told to stop; gives the exit code.
 
     Args:
         ready: Called when it serves.
+        manager: Told what becomes of the service; None: somebody else tells it.
     """
+    manager = manager if manager is not None else ServiceManager({})
     log = get_logger() if share.alone else get_logger(worker=share.worker)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -119,16 +129,25 @@ async def serve(
     log.info("open files", granted=granted, associations=config.limits.associations)
     reloads: set[asyncio.Task[object]] = set()
 
+    async def reload_once() -> None:
+        manager.reloading()
+        await router.rules.reload()
+        manager.ready()
+
     def reload() -> None:
-        task = loop.create_task(router.rules.reload())
+        task = loop.create_task(reload_once())
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     ready()
+    manager.ready()
+    watching = loop.create_task(manager.watch(lambda: router.stuck(manager.interval or 0.0), log))
     failed = loop.create_task(router.failed.wait())
     stopped = loop.create_task(stopping.wait())
     await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    watching.cancel()
+    manager.stopping()
     if router.failed.is_set():
         stopped.cancel()
         log.error("stopping: storage failed; nothing was acknowledged after it", reason=router.failure)

@@ -279,6 +279,11 @@ class Spool:
         self._synced, self._failed = synced, failed
         self._writer.start(loop, synced=synced, failed=failed)
 
+    @property
+    def stuck_for(self) -> float:
+        """Seconds for which records have waited for the disk without any of them getting there."""
+        return self._writer.stuck_for
+
     async def close(self) -> None:
         """Finish what was submitted, stop the threads, give the lock back. Streams must have ended. Not to be
         cancelled."""

@@ -112,6 +112,8 @@ class LogWriter:
         """Taken ahead of need, so that nobody waits for it."""
         self._taking = False
         self._in_flight = 0
+        self._moved_at = 0.0
+        """When something was last committed, or first submitted after a rest; loop time."""
         self._problem: SpoolError | None = None
         """What a write met; nothing is placed until all that was behind it has come back."""
         self._refreshing = False
@@ -130,6 +132,11 @@ class LogWriter:
         """Returns at once; what becomes of it is told later, never from within."""
         self._waiting.append(item)
         self._place()
+
+    @property
+    def stuck_for(self) -> float:
+        """Seconds for which records have waited for the disk without any of them getting there."""
+        return self._loop.time() - self._moved_at if self._in_flight else 0.0
 
     async def close(self) -> None:
         """Commit what was submitted."""
@@ -187,6 +194,8 @@ class LogWriter:
         placed = _Placed(item, log, Location(segment.number, segment.epoch, start, length))
         self._committer.submit(log.file.bulk, record, start, placed)
         log.position = start + align(length)
+        if not self._in_flight:
+            self._moved_at = self._loop.time()
         log.in_flight += 1
         self._in_flight += 1
         if info.size > self._space.largest_object:
@@ -252,6 +261,7 @@ class LogWriter:
         moves: list[tuple[Move, Location]] = []
         position: LogPosition | None = None
         refused: list[Item] = []
+        self._moved_at = self._loop.time()
         for placed, write_problem, sync_problem in self._committer.done():
             log, item, location = placed.log, placed.item, placed.location
             self._in_flight -= 1

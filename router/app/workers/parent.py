@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from router.app.config import Config
+from router.app.service_manager import ServiceManager
 from router.app.supervisor import EXIT_FAILED, EXIT_STORAGE, STOP_NOW
 from router.app.workers.errand import Errand, part_of
 from router.app.workers.front import LOOK_EVERY, Front
@@ -56,8 +57,9 @@ KILL_AFTER = 20.0
 class Parent:
     """``run`` it once."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, manager: ServiceManager | None = None) -> None:
         self.config = config
+        self.manager = manager if manager is not None else ServiceManager({})
         self.log = get_logger()
         self.members = [Member(index, config.data_dir) for index in range(config.workers)]
         self.stopping = asyncio.Event()
@@ -81,7 +83,11 @@ class Parent:
             self._prepare()
             with reserved(self.config.listeners) as self._ports:
                 await admin.start()
-                watching = [loop.create_task(front.watch()), loop.create_task(self._watch_silent())]
+                watching = [
+                    loop.create_task(front.watch()),
+                    loop.create_task(self._watch_silent()),
+                    loop.create_task(self.manager.watch(self._stuck, self.log)),
+                ]
                 await self._run_workers(f"{self.config.admin_host}:{admin.port}")
                 for task in watching:
                     task.cancel()
@@ -121,6 +127,7 @@ class Parent:
         for member in self.members:
             await member.served.wait()
         self._started = True
+        self.manager.ready()
         self.log.info("all workers serve", workers=len(self.members), admin=admin)
 
     # One worker --------------------------------------------------------------------------------------------
@@ -194,6 +201,10 @@ class Parent:
                     member.silent_since = 0.0
                     member.signal(signal.SIGKILL)
 
+    async def _stuck(self) -> str:
+        """Workers that hang are killed by us, and nobody needs to end us for it."""
+        return ""
+
     def _is_ready(self, member: Member, ready: int) -> None:
         asyncio.get_running_loop().remove_reader(ready)
         if os.read(ready, 1):
@@ -217,14 +228,17 @@ class Parent:
         number = STOP_NOW if self._stops else signal.SIGTERM
         self._stops += 1
         self.stopping.set()
+        self.manager.stopping()
         loop = asyncio.get_running_loop()
         for member in self.members:
             member.signal(number)
             loop.call_later(grace, member.signal, signal.SIGKILL)
 
     def _reload(self) -> None:
+        self.manager.reloading()
         for member in self.members:
             member.reload()
+        self.manager.ready()
 
 
 def command() -> list[str]:
