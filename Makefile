@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard router/*.pyx router/*.pxd)
 
-.PHONY: run venv test lint bench bench-quick torture clean debian-packages
+.PHONY: run venv test lint lock bench bench-quick torture clean debian-packages
 
 run: venv
 	@echo "DICOM on 127.0.0.1:11112 as ROUTER, console on http://127.0.0.1:9180, files in var/archive. In another terminal:"
@@ -42,6 +42,14 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m deploy.supply audit
+
+# The versions of the default install with their hashes, and its bill of materials.
+lock: $(VENV)/.lint
+	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --no-header --strip-extras --allow-unsafe --output-file requirements.lock pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m deploy.supply sbom
 
 bench: $(VENV)/.tests debian-packages
 	$(BIN)/python -m benchmarks.micro_fastpdu
