@@ -7,6 +7,7 @@ not answered, everything drains, and the destinations are judged.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -107,6 +108,10 @@ def counts(router: RouterProcess) -> dict[str, int]:
     return {kind: int(number) for kind, number in (line.split() for line in lines)}
 
 
+def ended(router: RouterProcess) -> bool:
+    return router.process is not None and router.process.poll() is not None
+
+
 def points(found: dict[str, int], share: int | None) -> Iterator[tuple[str, int]]:
     """Every one, or so many of each kind, spread over its calls."""
     for kind in KINDS:
@@ -136,14 +141,11 @@ def test_a_router_that_dies_at_any_call_while_it_works_loses_nothing(
         for kind, number in tried:
             router = scene.router(f"{kind}-{number}", kind, number)
             objects = scene.objects()
-            try:
+            with contextlib.suppress(RuntimeError):  # it died in its start
                 router.start()
-                ended = not scene.send(router, objects)
-            except RuntimeError:
-                ended = True  # in its start
-            if not ended:
-                wait_for(oracle.drained, 60, "delivery")
-            died[kind] += ended or (router.process is not None and router.process.poll() is not None)
+                if scene.send(router, objects):
+                    wait_for(lambda router=router: ended(router) or oracle.drained(), 60, "delivery")  # type: ignore[misc]
+            died[kind] += ended(router)
             scene.finish(router, objects)
         verdict = oracle.judge()
     assert sum(died.values()) >= 0.8 * len(tried), "hardly ever did the router die where it should"
@@ -187,12 +189,10 @@ def test_a_router_that_dies_at_any_call_of_its_recovery_loses_nothing(
         tried = list(points({**found, "send": min(found["send"], 20)}, share or None))
         for kind, number in tried:
             router = left_behind(f"{kind}-{number}", kind, number)
-            try:
+            with contextlib.suppress(RuntimeError):
                 router.start()
-                wait_for(lambda router=router: oracle.drained() or router.process.poll() is not None, 60, "an end")  # type: ignore[misc]
-            except RuntimeError:
-                pass
-            died[kind] += router.process is not None and router.process.poll() is not None
+                wait_for(lambda router=router: ended(router) or oracle.drained(), 60, "delivery")  # type: ignore[misc]
+            died[kind] += ended(router)
             scene.finish(router, {})
         verdict = oracle.judge()
     assert sum(died.values()) >= 0.6 * len(tried), "hardly ever did the router die where it should"
