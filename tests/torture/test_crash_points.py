@@ -79,7 +79,7 @@ class Scene:
                 del objects[uid]
             for sender in senders:
                 sender.close()
-        except (OSError, ValueError, RuntimeError):
+        except (OSError, AssertionError):  # it is gone: no answer
             return False
         return True
 
