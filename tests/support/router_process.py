@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -93,7 +94,7 @@ class RouterProcess:
     def ready(self) -> bool:
         try:
             self.get("/readyz")
-        except OSError:
+        except (OSError, http.client.HTTPException):  # it may end in the middle of its answer
             return False
         return True
 
