@@ -53,10 +53,14 @@ class WireSender:
     def __init__(self, port: int, pair: tuple[str, str]) -> None:
         self._sop_class = pair[0]
         self.connection = socket.create_connection(("127.0.0.1", port), timeout=60)
-        self.connection.sendall(encode_request(propose([pair], called_ae="ROUTER", calling_ae="SENDER")))
-        answer = read_pdu(self.connection)
-        assert answer is not None
-        assert answer[0] == 2, "the association was not accepted"
+        try:
+            self.connection.sendall(encode_request(propose([pair], called_ae="ROUTER", calling_ae="SENDER")))
+            answer = read_pdu(self.connection)
+            assert answer is not None
+            assert answer[0] == 2, "the association was not accepted"
+        except BaseException:
+            self.close()
+            raise
         self._left: list[bytes] = []
 
     def begin(self, sop_instance: str, data: bytes) -> None:

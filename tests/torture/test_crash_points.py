@@ -70,19 +70,19 @@ class Scene:
 
     def send(self, router: RouterProcess, objects: dict[str, bytes]) -> bool:
         """On two associations; takes out what was answered. False if the router went away."""
-        try:
-            senders = [WireSender(router.port, (CT, EXPLICIT)) for _ in range(2)]
-            for number, (uid, data) in enumerate(list(objects.items())):
-                status = senders[number % 2].store(uid, data)
-                if status != 0x0000:
-                    return False
-                with self.ledger.open("a") as ledger:
-                    ledger.write(f"{uid} {hashlib.sha256(data).hexdigest()}\n")
-                del objects[uid]
-            for sender in senders:
-                sender.close()
-        except (OSError, AssertionError):  # it is gone: no answer
-            return False
+        with contextlib.ExitStack() as stack:
+            try:
+                senders = [WireSender(router.port, (CT, EXPLICIT)) for _ in range(2)]
+                for sender in senders:
+                    stack.callback(sender.close)
+                for number, (uid, data) in enumerate(list(objects.items())):
+                    if senders[number % 2].store(uid, data) != 0x0000:
+                        return False
+                    with self.ledger.open("a") as ledger:
+                        ledger.write(f"{uid} {hashlib.sha256(data).hexdigest()}\n")
+                    del objects[uid]
+            except (OSError, AssertionError):  # it is gone: no answer
+                return False
         return True
 
     def finish(self, router: RouterProcess, objects: dict[str, bytes]) -> None:
