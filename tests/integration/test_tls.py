@@ -216,7 +216,8 @@ def test_a_new_certificate_is_shown_without_a_restart_and_a_broken_one_is_not(tl
         assert storescu(tls, [sample.path]) == 0
         with pytest.raises(urllib.error.HTTPError) as told:
             router.post("/-/reload")
-        assert "listen.1.tls" in told.value.read().decode()
+        with told.value as answer:
+            assert "listen.1.tls" in answer.read().decode()
         fresh = tls.authority.issue("fresh", ends=20 * DAY)
         shutil.copy(fresh.key, tls.identity.key)
         shutil.copy(fresh.certificate, tls.identity.certificate)
