@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -564,8 +565,6 @@ def test_a_broken_new_file_keeps_what_was_read_before(tmp_path: Path) -> None:
 def test_the_end_of_a_certificate_is_told_in_time(
     authority: Authority, ends: timedelta, problem: str, warning: str
 ) -> None:
-    import time
-
     identity = authority.issue("ending", begins=-40 * DAY, ends=ends)
     problems, warnings = examine(settings(identity, authority), time.time(), server_side=True)
     assert [problem in one for one in problems] == [True] * bool(problem)
@@ -573,8 +572,6 @@ def test_the_end_of_a_certificate_is_told_in_time(
 
 
 def test_an_outdated_revocation_list_is_told(authority: Authority, server: Identity) -> None:
-    import time
-
     crl = authority.revoke(ends=-DAY)
     try:
         problems, _ = examine(settings(server, authority, crl=str(crl)), time.time(), server_side=True)
@@ -593,6 +590,20 @@ def test_what_we_read_of_a_certificate_is_what_is_in_it(authority: Authority) ->
         assert set(found.names) == set(names)
         assert found.not_after == identity.issued.not_valid_after_utc.timestamp()
         assert found.not_before == identity.issued.not_valid_before_utc.timestamp()
+
+
+def test_the_commands_of_the_documentation_make_files_that_fit(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    recipe = text.partition("\n## TLS\n")[2].split("```")[1]
+    require("openssl")
+    subprocess.run(["sh", "-eu"], input=recipe, text=True, cwd=tmp_path, check=True, capture_output=True)
+    tls = TlsSettings(
+        certificate=str(tmp_path / "router.pem"), key=str(tmp_path / "router.key"), ca=str(tmp_path / "ca.pem")
+    )
+    certificate = Credentials(tls, server_side=True).certificate
+    assert certificate is not None
+    assert certificate.names == ("router-1.hospital", "10.1.2.1")
+    assert examine(tls, time.time(), server_side=True) == ([], [])
 
 
 def test_a_damaged_certificate_is_never_more_than_a_value_error(authority: Authority, server: Identity) -> None:
