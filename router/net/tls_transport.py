@@ -106,7 +106,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         if not self._heard:
             self._heard = True
             if self._view[0] != HANDSHAKE_RECORD:
-                self._fail(TlsFailure("the peer does not speak TLS on this port", "tls_plain_peer"), say=False)
+                self._fail(TlsFailure("the peer does not speak TLS on this port", "tls_plain_peer"))
                 return
         self._incoming.write(self._view[:nbytes])
         if not self._shaken:
@@ -323,12 +323,11 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._flush()
         self._raw.close()
 
-    def _fail(self, problem: TlsFailure, *, say: bool = True) -> None:
+    def _fail(self, problem: TlsFailure) -> None:
         self._failure = problem
         self._closing = True
         self._waiting.clear()
         self._waiting_bytes = 0
-        if say:
-            self._flush()  # the alert
+        self._flush()  # the alert
         if self._raw is not None:
             self._raw.close()

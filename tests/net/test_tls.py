@@ -185,6 +185,100 @@ async def test_a_listener_that_does_not_read_stops_the_sender(
         assert bytes(listening.intake.finished[0].data) == data
 
 
+class Reader(asyncio.BufferedProtocol):
+    """Takes a little at a time, and rests after each piece."""
+
+    def __init__(self, *, rests: bool) -> None:
+        self.view = memoryview(bytearray(5_000))
+        self.data = bytearray()
+        self.rests = rests
+        self.ended = asyncio.get_running_loop().create_future()
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data += self.view[:nbytes]
+        if self.rests:
+            self.transport.pause_reading()
+            assert not self.transport.is_reading()
+            asyncio.get_running_loop().call_soon(self.transport.resume_reading)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set_result(None)
+
+
+class Writer(asyncio.BufferedProtocol):
+    writable = True
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(bytearray(100))
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+
+
+@contextlib.asynccontextmanager
+async def pair(reader: Reader, server: TlsSettings, client: TlsSettings) -> AsyncIterator[tuple[TlsTransport, Writer]]:
+    """A writer's transport to ``reader``, the handshake done."""
+    loop = asyncio.get_running_loop()
+    held = Credentials(server, server_side=True), Credentials(client, server_side=False)
+    listening = await loop.create_server(lambda: TlsTransport(reader, held[0], loop), "127.0.0.1", 0)  # type: ignore[arg-type]
+    port = listening.sockets[0].getsockname()[1]
+    writer = Writer()
+    _, transport = await loop.create_connection(
+        lambda: TlsTransport(writer, held[1], loop, host="127.0.0.1"),
+        "127.0.0.1",
+        port,  # type: ignore[arg-type]
+    )
+    try:
+        await transport.established
+        yield transport, writer
+    finally:
+        transport.abort()
+        await asyncio.wait_for(reader.ended, 10)
+        listening.close()
+
+
+async def test_nothing_is_left_behind_when_reading_goes_on(
+    authority: Authority, server: Identity, client: Identity
+) -> None:
+    """What is decrypted already is handed on although the socket has nothing more."""
+    reader = Reader(rests=True)
+    async with pair(reader, settings(server, authority), settings(client, authority)) as (transport, _):
+        data = bytes(range(251)) * 800
+        transport.write(data)
+        await until(lambda: len(reader.data) == len(data))
+        assert reader.data == data
+
+
+async def test_what_is_written_before_a_close_arrives_and_is_not_encrypted_before_it_can_leave(
+    authority: Authority, server: Identity, client: Identity
+) -> None:
+    reader = Reader(rests=False)
+    async with pair(reader, settings(server, authority), settings(client, authority)) as (transport, writer):
+        await until(lambda: reader.transport is not None)
+        reader.transport.pause_reading()
+        data = bytes(range(256)) * 100_000  # 25.6 MB
+        transport.writelines([data[:12], data[12:20_000_000], b"", data[20_000_000:]])
+        await until(lambda: not writer.writable)
+        transport.close()
+        assert transport.is_closing()
+        assert transport.get_write_buffer_size() > 10_000_000
+        assert transport._raw is not None
+        assert transport._raw.get_write_buffer_size() < 1_000_000
+        reader.transport.resume_reading()
+        await until(reader.ended.done, 30)
+        assert reader.data == data
+
+
 BAD_CLIENTS: dict[str, Callable[[Authority, Authority], tuple[Identity | None, str]]] = {
     "expired": lambda own, _: (own.issue("expired", begins=-2 * DAY, ends=-DAY), "expired"),
     "not yet valid": lambda own, _: (own.issue("early", begins=DAY), "not yet valid"),
@@ -583,7 +677,7 @@ def test_an_outdated_revocation_list_is_told(authority: Authority, server: Ident
 def test_what_we_read_of_a_certificate_is_what_is_in_it(authority: Authority) -> None:
     names = ("ct1.hospital", "10.1.2.3", "2001:db8::1", "urn:ct:1")
     for kind, bits in (("EC", 256), ("RSA2048", 2048)):
-        identity = authority.issue("read", *names, kind=kind)
+        identity = authority.issue("read", *names, kind=kind, begins=-60 * 365 * DAY)
         found = read_certificate(ssl.PEM_cert_to_DER_cert(identity.certificate.read_text()))
         assert found.public_key == identity.public_key_sha256
         assert (found.key_kind, found.key_bits) == (kind[: 2 + (kind != "EC")], bits)
