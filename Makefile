@@ -58,6 +58,7 @@ bench: $(VENV)/.tests debian-packages
 	$(BIN)/python -m benchmarks.micro_path
 	$(BIN)/python -m benchmarks.scale --json results/scale.json
 	$(BIN)/python -m benchmarks.cut_through --rounds 3
+	$(BIN)/python -m benchmarks.tls
 	$(BIN)/python -m benchmarks.flow --json results/flow.json
 	$(BIN)/python -m benchmarks.picture results/flow.json results/flow.svg
 

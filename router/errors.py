@@ -16,6 +16,7 @@
     ├── LedgerError              the ledger cannot commit
     │   └── LedgerTooNew         written by a newer version of the router
     ├── DeliveryError            destination, text, ``temporary``
+    │   └── TlsFailure           no TLS with this peer: certificates or settings of one side are wrong
     ├── NotFound                 an operator named something that is not here
     └── InvalidRequest           an operator asked for something that makes no sense
 """
@@ -127,6 +128,14 @@ class DeliveryError(RouterError):
         super().__init__(message)
         self.destination = destination
         self.temporary = temporary
+
+
+class TlsFailure(DeliveryError):
+    """TLS with a peer could not be had or did not last. ``label`` is one of a few words, for a counter."""
+
+    def __init__(self, message: str, label: str) -> None:
+        super().__init__(message)
+        self.label = label
 
 
 class NotFound(RouterError):

@@ -247,6 +247,27 @@ class Outcome:
 # What the configuration says, past the loader. -------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class PresentedCertificate:
+    """What a verified certificate says of its owner."""
+
+    public_key: str
+    """SHA-256 of the SubjectPublicKeyInfo, lower-case hexadecimal."""
+    names: tuple[str, ...] = ()
+    """Subject alternative names, in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateBinding:
+    """The certificates that may use an AE title: one of these keys, or one of these names."""
+
+    public_keys: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def holds(self, certificate: PresentedCertificate) -> bool:
+        return certificate.public_key in self.public_keys or not set(self.names).isdisjoint(certificate.names)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
     """Who may call: AE title *and* address must match."""
@@ -261,6 +282,30 @@ class Peer:
     echo: bool = True
     listeners: tuple[str, ...] = ()
     """Binds this peer may use; empty means all."""
+    certificate: CertificateBinding | None = None
+    """None: any certificate that its listener accepts, if no other peer has it for its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """TLS of one listener or destination. Files are PEM; an empty text means none."""
+
+    profile: str = "bcp195"
+    """A name in ``net.tls.PROFILES``."""
+    certificate: str = ""
+    """Ours, with the intermediate ones behind it."""
+    key: str = ""
+    ca: str = ""
+    """Whom we trust. A destination without it trusts whom the system trusts, or its ``public_keys``."""
+    crl: str = ""
+    client_certificates: str = "required"
+    """Of a listener: ``required``, ``optional`` or ``none``."""
+    server_name: str = ""
+    """Of a destination: the name its certificate must have, if not that of its URL."""
+    public_keys: tuple[str, ...] = ()
+    """Of a destination: SHA-256 of the public keys it may have, lower-case hexadecimal."""
+    place: str = ""
+    """Where the configuration says so, for what there is to say of the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +317,8 @@ class Listener:
     accept: str = "known"
     """``known`` or ``any``."""
     max_pdu: int = 131072
+    tls: TlsSettings | None = None
+    """None: plain DICOM."""
 
     @property
     def name(self) -> str:
@@ -308,6 +355,16 @@ class Destination:
     """Large objects start towards it while they still arrive, when it is idle (dicom)."""
     duplicate_is_done: bool = True
     """0x0111 counts as delivered: a repeat after a lost answer gives exactly this."""
+    tls: TlsSettings | None = None
+    """None: plain DICOM (dicom)."""
+
+    @property
+    def url(self) -> str:
+        """As people write it."""
+        if self.kind == "file":
+            return f"file:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'dicom' if self.tls is None else 'dicoms'}://{self.ae_title}@{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,7 +254,7 @@ class Control(Protocol):
         matches}]."""
 
     async def reload(self) -> Sequence[str]:
-        """Replace the rules if the new ones are right; the problems, empty on success."""
+        """Replace the rules if the new ones are right, and each certificate; the problems, empty on success."""
 
     async def pause(self, destination: str, reason: str) -> None:
         """Send nothing there until resumed, also after a restart. What is in flight finishes."""

@@ -70,6 +70,20 @@ def test_scale_and_latency_are_measured_and_nothing_is_lost(tmp_path: Path) -> N
     assert result.stdout.count(" router ") == 6
 
 
+def test_tls_is_measured_beside_plain_dicom(tmp_path: Path) -> None:
+    require("openssl")
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tls", "--bytes", "8MiB", "--objects", "4", "--rounds", "1",
+         "--folder", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [line.split("  ")[0] for line in result.stdout.splitlines() if line[0] in "pt"] == [
+        "plain", "tls", "tls of the loop", "tls, data_received", "the router, 4 objects of 512 KiB, 1 destination",
+        "plain", "tls",
+    ]  # fmt: skip
+
+
 def test_our_own_code_is_measured_alone() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.micro_path", "--rounds", "1", "--count", "40"],

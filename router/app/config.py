@@ -14,10 +14,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from router.app.config_model import ConfigModel, DestinationModel, ListenModel, PeerModel, parse_bind
+from router.app.config_model import (
+    ConfigModel,
+    DestinationModel,
+    DestinationTlsModel,
+    ListenModel,
+    ListenTlsModel,
+    PeerModel,
+    parse_bind,
+)
 from router.app.config_source import ConfigSource
 from router.errors import ConfigError
-from router.model import Destination, Limits, Listener, Peer, SpoolSettings
+from router.model import CertificateBinding, Destination, Limits, Listener, Peer, SpoolSettings, TlsSettings
 from router.toml_positions import KeyPath
 
 DEFAULT_NAME = "router.toml"
@@ -143,12 +151,40 @@ class _Builder:
         at: KeyPath = ("listen", index)
         if not _is_loopback(host):
             if item.tls is None:
-                self._problem((*at, "tls"), 'must be said for an address beyond loopback: tls = "off" (plain DICOM)')
-            if item.accept == "any":
+                self._problem(
+                    (*at, "tls"),
+                    "must be said for an address beyond loopback: { certificate, key, ca }, "
+                    'or tls = "off" (plain DICOM)',
+                )
+            certified = isinstance(item.tls, ListenTlsModel) and item.tls.client_certificates == "required"
+            if item.accept == "any" and not certified:
                 self.warnings.append(
                     self.source.at((*at, "accept"), f'"any" on {item.bind}: whoever reaches this port may send')
                 )
-        return Listener(host=host, port=port, ae_titles=tuple(item.ae_titles), accept=item.accept, max_pdu=item.max_pdu)
+        return Listener(
+            host=host,
+            port=port,
+            ae_titles=tuple(item.ae_titles),
+            accept=item.accept,
+            max_pdu=item.max_pdu,
+            tls=self._tls(item.tls, (*at, "tls")) if isinstance(item.tls, ListenTlsModel) else None,
+        )
+
+    def _tls(self, item: ListenTlsModel | DestinationTlsModel, at: KeyPath) -> TlsSettings:
+        def file(name: str) -> str:
+            return str(self.base / name) if name else ""
+
+        return TlsSettings(
+            profile=item.profile,
+            certificate=file(item.certificate),
+            key=file(item.key),
+            ca=file(item.ca),
+            crl=file(item.crl),
+            client_certificates=item.client_certificates if isinstance(item, ListenTlsModel) else "none",
+            server_name=item.server_name if isinstance(item, DestinationTlsModel) else "",
+            public_keys=tuple(item.public_key_sha256) if isinstance(item, DestinationTlsModel) else (),
+            place=self.source.at(at, "").removesuffix(": "),
+        )
 
     def _binds(self, listeners: tuple[Listener, ...]) -> None:
         for index, listener in enumerate(listeners):
@@ -170,7 +206,17 @@ class _Builder:
                     ("peers", name, "listeners", index), f'"{bind}" is no bind of a [[listen]], there are {binds}'
                 )
             names += known
-        if not item.addresses and any(not _is_loopback(listener.host) for listener in listeners):
+        binding = None
+        if item.certificate is not None:
+            binding = CertificateBinding(
+                tuple(item.certificate.public_key_sha256), tuple(text.lower() for text in item.certificate.san)
+            )
+            if not any(_asks(listener) for listener in listeners if not names or listener.name in names):
+                self._problem(
+                    ("peers", name, "certificate"),
+                    "no listener that it may use asks for certificates: it could never call",
+                )
+        if not item.addresses and binding is None and any(not _is_loopback(listener.host) for listener in listeners):
             self.warnings.append(
                 self.source.at(
                     ("peers", name), f"has no addresses: whoever calls itself {item.ae_title} may send from anywhere"
@@ -184,6 +230,7 @@ class _Builder:
             store=item.store,
             echo=item.echo,
             listeners=tuple(names),
+            certificate=binding,
         )
 
     def _tell_apart(self, peers: tuple[Peer, ...]) -> None:
@@ -251,7 +298,12 @@ class _Builder:
             async_operations=item.async_operations,
             cut_through=item.cut_through,
             duplicate_is_done=item.duplicate_is_done,
+            tls=self._tls(item.tls or DestinationTlsModel(), ("destinations", name, "tls")) if target.tls else None,
         )
+
+
+def _asks(listener: Listener) -> bool:
+    return listener.tls is not None and listener.tls.client_certificates != "none"
 
 
 def _is_loopback(host: str) -> bool:

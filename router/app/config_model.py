@@ -6,13 +6,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from router.dicom import uids
 from router.model import Limits
+from router.net.tls import ALIASES, PROFILES, public_key
 from router.routing.values import seconds, size_in_bytes
 
 
@@ -97,6 +106,96 @@ class NodeModel(_Table):
     person."""
 
 
+def _public_key(value: Any) -> Any:
+    return public_key(value) if isinstance(value, str) else value
+
+
+def _profile(value: Any) -> Any:
+    if isinstance(value, str) and value not in PROFILES:
+        if value not in ALIASES:
+            names = ", ".join(f'"{name}"' for name in (*PROFILES, *ALIASES))
+            raise ValueError(f'"{value}" is no profile of PS3.15 Annex B, use one of {names}')
+        return ALIASES[value]
+    return value
+
+
+PublicKey = Annotated[str, BeforeValidator(_public_key)]
+"""SHA-256 of a SubjectPublicKeyInfo."""
+Profile = Annotated[str, BeforeValidator(_profile)]
+
+
+class _TlsModel(_Table):
+    profile: Profile = "bcp195"
+    """Of PS3.15 Annex B: "bcp195" (B.12) or "modified" (B.13). Names of older profiles are taken for the one that
+    replaced them."""
+    certificate: str = ""
+    """PEM file with our certificate, intermediate ones behind it."""
+    key: str = ""
+    """PEM file with its private key, unencrypted and not for everybody to read."""
+    ca: str = ""
+    """PEM file with the certificates that are trusted."""
+    crl: str = ""
+    """PEM file with revocation lists of the CAs that issue our peers' certificates."""
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("certificate and key belong together: say both")
+        return self
+
+
+class ListenTlsModel(_TlsModel):
+    """TLS of a listener."""
+
+    client_certificates: Literal["required", "optional", "none"] = "required"
+    """Whether peers must show a certificate of `ca`."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if not self.certificate:
+            raise ValueError("a listener needs certificate and key")
+        if not self.ca and self.client_certificates != "none":
+            raise ValueError(
+                'ca is missing: who signs the certificates of peers; or client_certificates = "none" lets in any'
+            )
+        if self.crl and self.client_certificates == "none":
+            raise ValueError('crl has no use with client_certificates = "none"')
+        return self
+
+
+class DestinationTlsModel(_TlsModel):
+    """TLS of a dicoms:// destination. The name in its certificate is verified, or its public key is pinned."""
+
+    server_name: str = Field(default="", max_length=253)
+    """The name that its certificate must have; by default the host of the URL."""
+    public_key_sha256: list[PublicKey] = Field(default_factory=list)
+    """Public keys that it may have. Then the name in the certificate is not looked at, and without `ca` nor is who
+    signed it."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.server_name and self.public_key_sha256:
+            raise ValueError("server_name has no use beside public_key_sha256: the key says who it is")
+        if self.crl and self.public_key_sha256 and not self.ca:
+            raise ValueError("crl has no use with public_key_sha256 alone: say ca too")
+        return self
+
+
+class CertificateModel(_Table):
+    """The certificates that may use a peer's AE title: any of these keys, any of these names."""
+
+    public_key_sha256: list[PublicKey] = Field(default_factory=list)
+    """SHA-256 of the SubjectPublicKeyInfo."""
+    san: list[str] = Field(default_factory=list)
+    """Subject alternative names: DNS names, addresses, e-mail addresses, URIs."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.public_key_sha256 and not self.san:
+            raise ValueError("say public_key_sha256 or san")
+        return self
+
+
 class ListenModel(_Table):
     bind: Bind
     """host:port"""
@@ -106,15 +205,17 @@ class ListenModel(_Table):
     """Who may call: configured peers, or anybody."""
     max_pdu: int = Field(default=131072, ge=4096, le=1 << 20)
     """Longest P-DATA-TF taken, bytes."""
-    tls: Literal["off"] | None = None
-    """This version speaks plain DICOM; beyond loopback that must be said: "off"."""
+    tls: Literal["off"] | ListenTlsModel | None = None
+    """"off" for plain DICOM, which must be said beyond loopback; or { certificate, key, ca }."""
 
-    @field_validator("tls", mode="before")
+    @field_validator("tls", mode="wrap")
     @classmethod
-    def _plain(cls, value: Any) -> Any:
-        if value not in ("off", None):
-            raise ValueError('this version speaks plain DICOM only: tls = "off", or put a TLS proxy in front')
-        return value
+    def _off_or_files(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if value in ("off", None):
+            return value
+        if not isinstance(value, dict | ListenTlsModel):
+            raise ValueError('must be "off", or { certificate = "...", key = "...", ca = "..." }')
+        return ListenTlsModel.model_validate(value)
 
 
 class PeerModel(_Table):
@@ -130,6 +231,8 @@ class PeerModel(_Table):
     """May ask for C-ECHO."""
     listeners: list[str] = Field(default_factory=list)
     """Binds it may use; empty for all."""
+    certificate: CertificateModel | None = None
+    """The certificates that may use this AE title, and no other; by default any that the listener accepts."""
 
     @field_validator("addresses")
     @classmethod
@@ -149,11 +252,14 @@ class Target:
     host: str = ""
     port: int = 0
     path: str = ""
+    tls: bool = False
 
 
 class DestinationModel(_Table):
     url: str
-    """dicom://AET@host:port or file:///folder"""
+    """dicom://AET@host:port, dicoms://AET@host:port for TLS, or file:///folder"""
+    tls: DestinationTlsModel | None = None
+    """For dicoms://; by default the system's CAs are trusted, and no certificate is shown."""
     calling_ae_title: AeTitle = "ROUTER"
     """Ours, as this destination knows it."""
     max_associations: int = Field(default=4, ge=1, le=64)
@@ -203,8 +309,18 @@ class DestinationModel(_Table):
             found.append(uid)
         return found
 
+    @model_validator(mode="after")
+    def _only_where_tls_is(self) -> Self:
+        if self.tls is not None and not self.target().tls:
+            raise ValueError("tls is for dicoms://: say so in the url, or leave it out")
+        return self
+
     def target(self) -> Target:
         return parse_url(self.url)
+
+
+_USUAL = {"dicom": 104, "dicoms": 2762}
+"""Ports that IANA has for them."""
 
 
 def parse_url(url: str) -> Target:
@@ -216,22 +332,24 @@ def parse_url(url: str) -> Target:
         raise ValueError(f'"{url}": {error}') from None
     if "?" in url or "#" in url:
         raise ValueError(f'"{url}": a destination has no ? and no #')
-    if parts.scheme == "dicom":
+    if parts.scheme in ("dicom", "dicoms"):
         if parts.password is not None:
-            raise ValueError(f'"dicom://{parts.username}:...": DICOM has no passwords, only an AE title before the @')
+            raise ValueError(
+                f'"{parts.scheme}://{parts.username}:...": DICOM has no passwords, only an AE title before the @'
+            )
         if not parts.hostname or not parts.username or port is None or parts.path not in ("", "/"):
-            raise ValueError(f'"{url}" should be like "dicom://PACS@10.1.2.3:104"')
+            raise ValueError(f'"{url}" should be like "{parts.scheme}://PACS@10.1.2.3:{_USUAL[parts.scheme]}"')
         title = unquote(parts.username)
         _ae_title(title)
         if not port:
             raise ValueError(f'"{url}": the port must be 1 to 65535')
-        return Target("dicom", title, parts.hostname, port)
+        return Target("dicom", title, parts.hostname, port, tls=parts.scheme == "dicoms")
     if parts.scheme == "file":
         if parts.netloc or not parts.path:
             raise ValueError(f'"{url}" should be like "file:///srv/archive", or "file:folder" beside the configuration')
         return Target("file", path=unquote(parts.path))
-    if parts.scheme in ("dicoms", "https", "http", "s3"):
-        raise ValueError(f'"{url}": this version delivers to dicom:// and file:// only')
+    if parts.scheme in ("https", "http", "s3"):
+        raise ValueError(f'"{url}": this version delivers to dicom://, dicoms:// and file:// only')
     raise ValueError(f'"{url}" should be like "dicom://PACS@10.1.2.3:104" or "file:///srv/archive"')
 
 

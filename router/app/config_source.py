@@ -9,7 +9,8 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -185,7 +186,7 @@ _WORDS = {
 
 
 def _hint(path: KeyPath) -> str:
-    model = _annotation(path[:-1])
+    model = _table(_annotation(path[:-1]))
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return ""
     names = list(model.model_fields)
@@ -197,6 +198,7 @@ def _annotation(path: KeyPath) -> Any:
     """The type that the configuration wants at ``path``; None: there is no such key."""
     kind: Any = ConfigModel
     for part in path:
+        kind = _table(kind)
         arguments = get_args(kind)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             field = kind.model_fields.get(str(part))
@@ -210,6 +212,13 @@ def _annotation(path: KeyPath) -> Any:
         while get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
     return kind
+
+
+def _table(kind: Any) -> Any:
+    """Of several types that a key may have, the one that has keys itself."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    return next((one for one in get_args(kind) if isinstance(one, type) and issubclass(one, BaseModel)), kind)
 
 
 def _dotted(path: KeyPath) -> str:

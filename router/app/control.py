@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from router import __version__
 from router.errors import InvalidRequest, NotFound
-from router.model import Destination, InstanceInfo, parse_id
+from router.model import InstanceInfo, parse_id
 from router.ports import Json
 
 if TYPE_CHECKING:
@@ -22,12 +22,6 @@ def _selector(text: str) -> dict[str, Any]:
         return {"id": parse_id(text), "uid": text}
     except ValueError:
         return {"uid": text}
-
-
-def url_of(destination: Destination) -> str:
-    if destination.kind == "file":
-        return f"file:{destination.path}"
-    return f"dicom://{destination.ae_title}@{destination.host}:{destination.port}"
 
 
 class RouterControl:
@@ -103,7 +97,7 @@ class RouterControl:
             rows.append(
                 {
                     "name": name,
-                    "url": url_of(destination),
+                    "url": destination.url,
                     "state": lane.state,
                     "reason": lane.reason,
                     "since": lane.since,
@@ -159,7 +153,7 @@ class RouterControl:
         }
 
     async def reload(self) -> Sequence[str]:
-        return await self._router.rules.reload()
+        return await self._router.reload()
 
     async def pause(self, destination: str, reason: str) -> None:
         self._known(destination)

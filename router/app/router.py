@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from router.app.certificates import CertificatesInForce
 from router.app.config import Config
 from router.app.control import RouterControl
 from router.app.held import HeldInstances
@@ -28,6 +29,7 @@ from router.ledger import SqliteLedger
 from router.model import ALONE, Decision, Destination, InstanceInfo, Location, Share, format_id
 from router.net.admission import Gate
 from router.net.listener import ListeningServer
+from router.net.tls import Credentials
 from router.observe.logs import get_logger
 from router.observe.loop_lag import LoopLag
 from router.observe.metrics import RouterMetrics
@@ -55,11 +57,13 @@ class House:
         return None
 
 
-def sender_for(destination: Destination, log: Log) -> Callable[[Sequence[Pair]], Awaitable[Sender]]:
+def sender_for(
+    destination: Destination, log: Log, credentials: Credentials | None = None
+) -> Callable[[Sequence[Pair]], Awaitable[Sender]]:
     """How a lane reaches its destination."""
     if destination.kind == "file":
         return lambda pairs: FolderSender.open(destination)
-    return lambda pairs: DicomSender.open(destination, pairs, log)
+    return lambda pairs: DicomSender.open(destination, pairs, log, credentials)
 
 
 class Router:
@@ -78,6 +82,7 @@ class Router:
         self.listeners: list[ListeningServer] = []
         self.lanes: dict[str, Lane] = {}
         self.rules: RulesInForce
+        self.certificates: CertificatesInForce
         self.spool: Spool
         self.ledger: SqliteLedger
         self.intake: StoreIntake
@@ -132,6 +137,7 @@ class Router:
             rules=[rule.name for rule in rules.rules],
         )
         self.metrics.reloaded(True)
+        self.certificates = CertificatesInForce(config, expires=self.metrics.certificate_expires, log=log)
         self._open_storage()
         self.rules = RulesInForce(
             rules, load=load, log=log, reloaded=self.metrics.reloaded, changed=self._rules_changed
@@ -142,7 +148,7 @@ class Router:
                 destination,
                 ledger=self.ledger,
                 spool=self.spool,
-                open_sender=sender_for(destination, log),
+                open_sender=sender_for(destination, log, self.certificates.destinations.get(destination.name)),
                 metrics=self.metrics.lane(destination.name),
                 log=log,
                 limits=config.limits,
@@ -205,15 +211,22 @@ class Router:
                 metrics=self.metrics.listener(listener.name),
                 log=log,
                 shared=not self.share.alone,
+                credentials=self.certificates.listeners.get(listener.name),
             )
             self.listeners.append(server)
             await server.start()
-            log.info("listening", listener=f"{listener.host}:{server.port}", ae_titles=list(listener.ae_titles))
+            log.info(
+                "listening",
+                listener=f"{listener.host}:{server.port}",
+                ae_titles=list(listener.ae_titles),
+                tls="off" if listener.tls is None else listener.tls.profile,
+            )
         for lane in self.lanes.values():
             lane.start()
         self._tasks = [
             self.loop.create_task(housekeeping.run(), name="housekeeping"),
             self.loop.create_task(self.rules.watch(config.rules_folder), name="rules"),
+            self.loop.create_task(self.certificates.watch(), name="certificates"),
             self.loop.create_task(LoopLag(self.metrics.loop_lag).run(), name="loop lag"),
         ]
         for task in self._tasks:
@@ -263,6 +276,10 @@ class Router:
         if not self.ledger.failed:
             await self.ledger.flush()
         return ""
+
+    async def reload(self) -> list[str]:
+        """Rules and certificates again, each only if it is right; gives the problems of both."""
+        return [*await self.rules.reload(), *await self.certificates.reload()]
 
     # What parts report -------------------------------------------------------------------------------------
 

@@ -131,7 +131,7 @@ async def serve(
 
     async def reload_once() -> None:
         manager.reloading()
-        await router.rules.reload()
+        await router.reload()
         manager.ready()
 
     def reload() -> None:

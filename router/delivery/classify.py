@@ -7,7 +7,7 @@ answer                      meaning       effect
 0xBxxx, 0001, 0107, 0116    WARNING       delivered, never repeated
 0x0111                      DELIVERED     a repeat after a lost answer gives exactly this (switchable: REFUSED)
 0xA7xx, 0213                BUSY          the destination rests; the object is not charged
-0x0124, RJ permanent        MISCONFIGURED the destination rests and says so; nothing is given up
+0x0124, RJ permanent, TLS   MISCONFIGURED the destination rests and says so; nothing is given up
 0xA9xx, Cxxx, 0117, 0122    REFUSED       3 attempts at least 10 minutes apart, then a dead letter
 everything else             SUSPECT       10 attempts over at least 24 hours, then a dead letter
 association lost            UNKNOWN       sent again; three times in a row: alone, and charged
@@ -21,7 +21,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from router.dimse.statuses import StatusClass, classify
-from router.errors import AssociationAborted, AssociationRejected, DeliveryError, SpoolCorrupt, SpoolError
+from router.errors import (
+    AssociationAborted,
+    AssociationRejected,
+    DeliveryError,
+    SpoolCorrupt,
+    SpoolError,
+    TlsFailure,
+)
 from router.model import Delivery
 
 
@@ -83,6 +90,8 @@ def judge_error(error: BaseException) -> Judgement:
         return Judgement(Meaning.LOCAL, str(error))
     if isinstance(error, AssociationAborted):
         return Judgement(Meaning.UNKNOWN, f"association lost: {error}")
+    if isinstance(error, TlsFailure):
+        return Judgement(Meaning.MISCONFIGURED, f"TLS: {error}")
     if isinstance(error, DeliveryError):
         return Judgement(Meaning.DOWN if error.temporary else Meaning.NO_CONTEXT, str(error))
     if isinstance(error, OSError):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from router.delivery.sender import Pair
 from router.model import Destination, InstanceInfo
 from router.net.dialer import associate
+from router.net.tls import Credentials
 from router.ports import DataSource, Log
 from router.services.storage_scu import StorageScu, StoreResponse, propose
 from router.ul.association import AssociationSettings
@@ -22,8 +23,10 @@ class DicomSender:
         self.closed = scu.closed
 
     @classmethod
-    async def open(cls, destination: Destination, pairs: Sequence[Pair], log: Log) -> DicomSender:
-        """Raises DeliveryError, AssociationRejected, AssociationAborted. Cancelling it is safe."""
+    async def open(
+        cls, destination: Destination, pairs: Sequence[Pair], log: Log, credentials: Credentials | None = None
+    ) -> DicomSender:
+        """Raises DeliveryError (TlsFailure), AssociationRejected, AssociationAborted. Cancelling it is safe."""
         request = propose(
             pairs,
             called_ae=destination.ae_title,
@@ -44,6 +47,7 @@ class DicomSender:
             ),
             connect_timeout=destination.connect_timeout,
             log=log,
+            credentials=credentials,
         )
         return cls(StorageScu(connection, response_timeout=destination.response_timeout, log=log), pairs)
 

@@ -1,6 +1,7 @@
 """Who may come in: the checks of an association, in their order, and the places that sockets and associations take.
 
-address → handshake budget → called AE title → calling AE title → state of the house → number of associations.
+address → handshake budget → TLS → called AE title → calling AE title and its certificate → state of the house → number
+of associations.
 (Presentation contexts follow in the services.) Each refusal has a label for its counter. An AE title is an address and
 not authentication.
 
@@ -18,12 +19,14 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from router.model import Limits, Listener, Peer
+from router.model import Limits, Listener, Peer, PresentedCertificate
 from router.ports import Admission
 from router.ul.pdus import APPLICATION_CONTEXT, AssociateReject, AssociateRequest
 
 UNKNOWN = "unknown"
 """Name of whoever calls on a listener that takes any caller and is not configured."""
+CERTIFICATE = "certificate"
+"""Label of a refusal: this AE title belongs to another certificate."""
 BURST_TIMEOUT = 2.0
 """Seconds for the A-ASSOCIATE-RQ of a socket beyond ``handshakes_per_address``."""
 BURST_PER_ADDRESS = 128
@@ -116,8 +119,18 @@ class Gate:
 
     # Associations ------------------------------------------------------------------------------------------
 
-    def judge(self, listener: Listener, address: str, request: AssociateRequest) -> Peer | Refusal:
-        """The configured peer that calls (or a stand-in named ``unknown``), or why it may not."""
+    def judge(
+        self,
+        listener: Listener,
+        address: str,
+        request: AssociateRequest,
+        certificate: PresentedCertificate | None = None,
+    ) -> Peer | Refusal:
+        """The configured peer that calls (or a stand-in named ``unknown``), or why it may not.
+
+        Args:
+            certificate: The peer's, verified.
+        """
         if not request.protocol_version & 1:  # only bit 0 is tested (PS3.8 Table 9-11)
             return Refusal(PROTOCOL_VERSION_NOT_SUPPORTED, "protocol_version")
         if request.application_context != APPLICATION_CONTEXT:
@@ -125,7 +138,9 @@ class Gate:
         titles = listener.ae_titles
         if "*" not in titles and request.called_ae not in titles:
             return Refusal(CALLED_AE_NOT_RECOGNIZED, "called_ae")
-        peer = self._find(listener, address, request.calling_ae)
+        if not self._may_use(certificate, request.calling_ae):
+            return Refusal(CALLING_AE_NOT_RECOGNIZED, CERTIFICATE)
+        peer = self._find(listener, address, request.calling_ae, certificate)
         if peer is None:
             return Refusal(CALLING_AE_NOT_RECOGNIZED, "calling_ae")
         if self.draining:
@@ -152,16 +167,32 @@ class Gate:
         if not self._by_peer[slot]:
             del self._by_peer[slot]
 
-    def _find(self, listener: Listener, address: str, calling_ae: str) -> Peer | None:
+    def _may_use(self, certificate: PresentedCertificate | None, calling_ae: str) -> bool:
+        """An AE title that is bound to certificates is theirs only, and a certificate that is bound to AE titles can
+        use no others."""
+        bound = [known.peer for known in self._peers if known.peer.certificate is not None]
+        if not bound:
+            return True
+        titles = {peer.ae_title for peer in bound if _holds(peer, certificate)}
+        return calling_ae in titles or (not titles and all(peer.ae_title != calling_ae for peer in bound))
+
+    def _find(
+        self, listener: Listener, address: str, calling_ae: str, certificate: PresentedCertificate | None
+    ) -> Peer | None:
         for known in self._peers:
             peer = known.peer
             if (
                 peer.ae_title == calling_ae
+                and (peer.certificate is None or _holds(peer, certificate))
                 and known.has_address(address)
                 and (not peer.listeners or listener.name in peer.listeners)
             ):
                 return peer
         return Peer(name=UNKNOWN, ae_title=calling_ae) if listener.accept == "any" else None
+
+
+def _holds(peer: Peer, certificate: PresentedCertificate | None) -> bool:
+    return peer.certificate is not None and certificate is not None and peer.certificate.holds(certificate)
 
 
 def _slot(peer: Peer, address: str) -> str:

@@ -1,12 +1,15 @@
-"""Opening an association to a peer: resolve, connect, negotiate, each with its own time limit."""
+"""Opening an association to a peer: resolve, connect (with TLS, where it is asked for), negotiate, each with its own
+time limit."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 
-from router.errors import AssociationAborted, DeliveryError
+from router.errors import AssociationAborted, DeliveryError, TlsFailure
 from router.net.connection import WRITE_HIGH, Connection
+from router.net.tls import Credentials
+from router.net.tls_transport import TlsTransport
 from router.ports import Log
 from router.ul.association import Association, AssociationSettings, Role
 from router.ul.pdus import AssociateAccept, AssociateRequest
@@ -34,6 +37,13 @@ class DialedConnection(Connection):
         self.core.connected(self.loop.time())
         super().connection_made(transport)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, TlsFailure) and not self.answered.done():
+            # In TLS 1.3 the peer's word on our certificate comes after the handshake.
+            self.answered.set_exception(exc)
+            self.answered.exception()
+        super().connection_lost(exc)
+
     def _established(self, accept: AssociateAccept) -> None:
         if not self.answered.done():
             self.answered.set_result(accept)
@@ -58,6 +68,7 @@ async def associate(
     *,
     connect_timeout: float,
     log: Log,
+    credentials: Credentials | None = None,
 ) -> DialedConnection:
     """Connect and negotiate; gives an established association.
 
@@ -68,12 +79,13 @@ async def associate(
         settings: By default without idle timeout: who keeps an association decides how long.
 
     Raises:
+        TlsFailure: No TLS with this peer.
         DeliveryError: No connection; always temporary.
         AssociationRejected: A-ASSOCIATE-RJ.
         AssociationAborted: A-ABORT, a lost connection, no answer in time, or an answer that cannot be read.
     """
     connection = await _connect(
-        host, port, request, settings or AssociationSettings(idle_timeout=None), connect_timeout, log
+        host, port, request, settings or AssociationSettings(idle_timeout=None), connect_timeout, log, credentials
     )
     try:
         await connection.answered
@@ -84,7 +96,13 @@ async def associate(
 
 
 async def _connect(
-    host: str, port: int, request: AssociateRequest, settings: AssociationSettings, time_limit: float, log: Log
+    host: str,
+    port: int,
+    request: AssociateRequest,
+    settings: AssociationSettings,
+    time_limit: float,
+    log: Log,
+    credentials: Credentials | None,
 ) -> DialedConnection:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + time_limit
@@ -103,12 +121,33 @@ async def _connect(
         share = (deadline - loop.time()) / (len(addresses) - tried)
         try:
             async with asyncio.timeout(max(share, 0)):
+                if credentials is not None:
+                    return await _connect_tls(
+                        DialedConnection(request, settings, log, loop), credentials, host, address, port, family
+                    )
                 _, connection = await loop.create_connection(
                     lambda: DialedConnection(request, settings, log, loop), address, port, family=family
                 )
             return connection
+        except TlsFailure:
+            raise  # another address would be the same peer
         except TimeoutError:
             problem = DeliveryError("connection timed out")
         except OSError as error:
             problem = DeliveryError(f"cannot connect: {error.strerror or type(error).__name__}")
     raise problem
+
+
+async def _connect_tls(
+    connection: DialedConnection, credentials: Credentials, host: str, address: str, port: int, family: int
+) -> DialedConnection:
+    loop = connection.loop
+    transport, tls = await loop.create_connection(
+        lambda: TlsTransport(connection, credentials, loop, host=host), address, port, family=family
+    )
+    try:
+        await tls.established
+    except BaseException:
+        transport.abort()
+        raise
+    return connection

@@ -7,10 +7,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from router.errors import AssociationAborted, RouterError
+from router.errors import AssociationAborted, RouterError, TlsFailure
 from router.model import Limits, Listener, Peer
-from router.net.admission import BURST_TIMEOUT, Gate, Place, Refusal
+from router.net.admission import BURST_TIMEOUT, CERTIFICATE, Gate, Place, Refusal
 from router.net.connection import AssociationUser, Connection, Hold, address_of
+from router.net.tls import Credentials, presented
+from router.net.tls_transport import HANDSHAKE_RECORD, TlsTransport
 from router.ports import ListenerMetrics, Log
 from router.ul.association import Association, AssociationSettings, Role
 from router.ul.pdus import AssociateAccept, AssociateRequest
@@ -45,7 +47,7 @@ class AcceptedConnection(Connection):
     """A connection that a listener accepted. Takes a handshake's place first, then an association's; gives back each
     once."""
 
-    __slots__ = ("_buffered", "_peer", "_place", "_stuck", "server")
+    __slots__ = ("_buffered", "_heard", "_peer", "_place", "_stuck", "server")
 
     def __init__(self, server: ListeningServer) -> None:
         super().__init__(Association(Role.ACCEPTOR, server.settings, server.loop.time()), server.log, server.loop)
@@ -53,6 +55,7 @@ class AcceptedConnection(Connection):
         self._place: Place | None = None
         self._peer: Peer | None = None
         self._buffered = 0
+        self._heard = False
         self._stuck: asyncio.TimerHandle | None = None
 
     # Transport ---------------------------------------------------------------------------------------------
@@ -75,6 +78,10 @@ class AcceptedConnection(Connection):
     def buffer_updated(self, nbytes: int) -> None:
         super().buffer_updated(nbytes)
         if self._place is not None:
+            if not self._heard:
+                self._heard = True
+                if not 1 <= self._view[0] <= 7:
+                    self._not_dicom()
             gate = self.server.gate
             before, self._buffered = self._buffered, self.core.buffered
             gate.handshake_memory += self._buffered - before
@@ -83,6 +90,11 @@ class AcceptedConnection(Connection):
                 self.close_now()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, TlsFailure):
+            self.server.metrics.rejected(exc.label)
+            self.log.warning(
+                "security: TLS refused", listener=self.server.listener.name, address=self.address, reason=str(exc)
+            )
         super().connection_lost(exc)
         self._handshake_over()
         if self._stuck is not None:
@@ -114,12 +126,24 @@ class AcceptedConnection(Connection):
     def _requested(self, request: AssociateRequest) -> None:
         server = self.server
         now = self.loop.time()
-        judged = server.gate.judge(server.listener, self.address, request)
+        certificate = None
+        if server.credentials is not None and self.transport is not None:
+            certificate = presented(self.transport.get_extra_info("ssl_object"))
+        judged = server.gate.judge(server.listener, self.address, request, certificate)
         if isinstance(judged, Refusal):
             server.metrics.rejected(judged.label)
-            self.log.info(
-                "association rejected", address=self.address, calling_ae=request.calling_ae, reason=judged.label
-            )
+            if judged.label == CERTIFICATE:
+                self.log.warning(
+                    "security: AE title of another certificate, or of none",
+                    listener=server.listener.name,
+                    address=self.address,
+                    calling_ae=request.calling_ae,
+                    public_key="" if certificate is None else certificate.public_key,
+                )
+            else:
+                self.log.info(
+                    "association rejected", address=self.address, calling_ae=request.calling_ae, reason=judged.label
+                )
             # The socket keeps its handshake's place until it is closed: a refused peer must not hold sockets for
             # nothing.
             self.core.reject(judged.reject, now)
@@ -152,6 +176,17 @@ class AcceptedConnection(Connection):
             # Some modalities close when they have their last answer.
             self.log.info("association closed by the peer without release", peer=peer.name)
 
+    def _not_dicom(self) -> None:
+        """The first byte that came begins no PDU (it is still in the buffer)."""
+        server = self.server
+        is_tls = server.credentials is None and self._view[0] == HANDSHAKE_RECORD
+        server.metrics.rejected("tls_on_plain_port" if is_tls else "not_dicom")
+        self.log.warning(
+            "the peer speaks TLS, and this listener plain DICOM" if is_tls else "the peer does not speak DICOM",
+            listener=server.listener.name,
+            address=self.address,
+        )
+
     def _handshake_over(self) -> None:
         place, self._place = self._place, None
         if place is not None:
@@ -165,6 +200,7 @@ class ListeningServer:
 
     Args:
         gate: Shared by all listeners.
+        credentials: For TLS; None for plain DICOM.
         shared: Other processes listen on the same port; the system spreads connections among them.
         serve: Answers the contexts of each admitted association.
     """
@@ -179,8 +215,10 @@ class ListeningServer:
         metrics: ListenerMetrics,
         log: Log,
         shared: bool = False,
+        credentials: Credentials | None = None,
     ) -> None:
         self.shared = shared
+        self.credentials = credentials
         self.listener = listener
         self.gate = gate
         self.serve = serve
@@ -201,7 +239,7 @@ class ListeningServer:
         listener = self.listener
         try:
             self._server = await self.loop.create_server(
-                lambda: AcceptedConnection(self),
+                self._accepted,
                 listener.host,
                 listener.port,
                 backlog=BACKLOG,
@@ -214,6 +252,12 @@ class ListeningServer:
                 "another program may have the port, or it needs privileges"
             ) from error
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def _accepted(self) -> AcceptedConnection | TlsTransport:
+        connection = AcceptedConnection(self)
+        if self.credentials is None:
+            return connection
+        return TlsTransport(connection, self.credentials, self.loop)
 
     @property
     def listening(self) -> bool:

@@ -147,6 +147,7 @@ class RouterMetrics:
         self._dead = 0
         self._spool_bytes = 0
         self._spool_free = 0
+        self._expiries: dict[tuple[str, str], float] = {}
         self._reload_ok = True
         self._reload_at = 0.0
         for name in destinations:
@@ -189,6 +190,10 @@ class RouterMetrics:
         """Bytes used by the spool, bytes free on its disk."""
         self._spool_bytes = size
         self._spool_free = free
+
+    def certificate_expires(self, listener: str, destination: str, at: float) -> None:
+        """The certificate that we show there ends at ``at``, epoch seconds; one of the names is empty."""
+        self._expiries[listener, destination] = at
 
     def set_rules(self, names: Collection[str]) -> None:
         """Other rules are in force: counts of those that stay go on, series of those that are gone end."""
@@ -323,6 +328,15 @@ class RouterMetrics:
         yield GaugeMetricFamily(
             "dicom_router_config_last_reload_timestamp_seconds", "When the rules in force were read", self._reload_at
         )
+        expires = GaugeMetricFamily(
+            "dicom_router_certificate_expires_seconds",
+            "Until our certificate ends; negative when it has",
+            labels=["listener", "destination"],
+        )
+        now = time.time()
+        for names, at in list(self._expiries.items()):
+            expires.add_metric(names, at - now)
+        yield expires
         yield _histogram("dicom_router_event_loop_lag_seconds", "How late the event loop came back", self.lag_seconds)
         build = GaugeMetricFamily("dicom_router_build_info", "Always 1", labels=["version", "python"])
         build.add_metric([__version__, platform.python_version()], 1)

@@ -302,6 +302,17 @@ def test_doctor_says_what_is_wrong_with_a_place_or_a_port(tmp_path: Path) -> Non
     assert findings["port"].verdict == doctor.BAD
 
 
+def test_doctor_looks_whether_the_files_of_tls_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "router.toml").write_text('[[listen]]\nbind = "127.0.0.1:1"\ntls = { key = "key.pem", ca = 5 }\n')
+    setting = doctor._setting(tmp_path / "router.toml")
+    assert setting.tls_files == (tmp_path / "key.pem",)
+    found = {finding.subject: finding for finding in doctor.examine(setting)}
+    assert found["tls"].verdict == doctor.BAD
+    (tmp_path / "key.pem").touch()
+    found = {finding.subject: finding for finding in doctor.examine(setting)}
+    assert (found["tls"].verdict, "OpenSSL" in found["tls"].text) == (doctor.FINE, True)
+
+
 def test_doctor_knows_which_file_system_holds_a_folder() -> None:
     mounts = "/dev/a / ext4 rw 0 0\nserver:/x /mnt/a\\040b nfs4 rw 0 0\ntmpfs /mnt tmpfs rw 0 0\nbroken\n"
     for path, kind in (

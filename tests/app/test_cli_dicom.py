@@ -135,7 +135,7 @@ def test_a_status_other_than_success_is_a_failure(scp: Scp) -> None:
         ("SCP@127.0.0.1:http", "ports are 1 to 65535"),
         ("SEVENTEEN_LETTERS@127.0.0.1:104", "1 to 16 characters"),
         ("A\\B@127.0.0.1:104", "no backslash"),
-        ("dicoms://A@127.0.0.1:104", "only dicom://"),
+        ("https://A@127.0.0.1:104", "only dicom://"),
         ("A@:104", "no host"),
         ("A@::1:104", "in brackets"),
     ],

@@ -196,11 +196,47 @@ MISTAKES = [
     ),
     (
         "[[listen]]\nbind = '0.0.0.0:1'",
-        '1:1: listen.0.tls: must be said for an address beyond loopback: tls = "off" (plain DICOM)',
+        "1:1: listen.0.tls: must be said for an address beyond loopback: { certificate, key, ca }, "
+        'or tls = "off" (plain DICOM)',
     ),
     (
         "[[listen]]\nbind = '0.0.0.0:1'\ntls = { profile = 'bcp195' }",
-        '3:1: listen.0.tls: this version speaks plain DICOM only: tls = "off", or put a TLS proxy in front',
+        "3:1: listen.0.tls: a listener needs certificate and key",
+    ),
+    (
+        "[[listen]]\nbind = '0.0.0.0:1'\ntls = 'on'",
+        '3:1: listen.0.tls: must be "off", or { certificate = "...", key = "...", ca = "..." }',
+    ),
+    (
+        "[[listen]]\nbind = '0.0.0.0:1'\ntls = { certificate = 'a', key = 'b' }",
+        "3:1: listen.0.tls: ca is missing: who signs the certificates of peers; "
+        'or client_certificates = "none" lets in any',
+    ),
+    (
+        "[[listen]]\nbind = '0.0.0.0:1'\ntls = { certificate = 'a', ca = 'b' }",
+        "3:1: listen.0.tls: certificate and key belong together: say both",
+    ),
+    (
+        "[[listen]]\nbind = '0.0.0.0:1'\ntls = { certificate = 'a', key = 'b', ca = 'c', profile = 'tls10' }",
+        '3:49: listen.0.tls.profile: "tls10" is no profile of PS3.15 Annex B, '
+        'use one of "bcp195", "modified", "bcp195-nd", "bcp195-ex", "8996", "8996-mod"',
+    ),
+    (
+        "[[listen]]\nbind = '0.0.0.0:1'\ntls = { certificate = 'a', key = 'b', ca = 'c', verify = false }",
+        "3:49: listen.0.tls.verify: unknown key, use one of profile, certificate, key, ca, crl, client_certificates",
+    ),
+    (
+        "[peers.a]\nae_title = 'A'\ncertificate = {}",
+        "3:1: peers.a.certificate: say public_key_sha256 or san",
+    ),
+    (
+        "[peers.a]\nae_title = 'A'\ncertificate = { san = ['a'] }",
+        "3:1: peers.a.certificate: no listener that it may use asks for certificates: it could never call",
+    ),
+    (
+        "[peers.a]\nae_title = 'A'\ncertificate = { public_key_sha256 = ['12'] }",
+        "3:38: peers.a.certificate.public_key_sha256.0: must be the SHA-256 of a public key, 64 hexadecimal digits: "
+        "openssl x509 -in FILE -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256",
     ),
     (
         "[[listen]]\nbind = '127.0.0.1:1'\nae_titles = ['A*']",
@@ -243,11 +279,26 @@ MISTAKES = [
     ("[destinations.a]\nmax_pdu = 16384", "1:1: destinations.a.url: is missing"),
     (
         "[destinations.a]\nurl = 'https://x/y'",
-        '2:1: destinations.a.url: "https://x/y": this version delivers to dicom:// and file:// only',
+        '2:1: destinations.a.url: "https://x/y": this version delivers to dicom://, dicoms:// and file:// only',
     ),
     (
-        "[destinations.a]\nurl = 'dicoms://A@x:1'",
-        '2:1: destinations.a.url: "dicoms://A@x:1": this version delivers to dicom:// and file:// only',
+        "[destinations.a]\nurl = 'dicoms://A@x'",
+        '2:1: destinations.a.url: "dicoms://A@x" should be like "dicoms://PACS@10.1.2.3:2762"',
+    ),
+    (
+        "[destinations.a]\nurl = 'dicom://A@x:1'\ntls = {}",
+        "1:1: destinations.a: tls is for dicoms://: say so in the url, or leave it out",
+    ),
+    (
+        "[destinations.a]\nurl = 'dicoms://A@x:1'\ntls = { verify = false }",
+        "3:9: destinations.a.tls.verify: unknown key, use one of "
+        "profile, certificate, key, ca, crl, server_name, public_key_sha256",
+    ),
+    (
+        "[destinations.a]\nurl = 'dicoms://A@x:1'\ntls = { server_name = 'y', public_key_sha256 = ['"
+        + "0" * 64
+        + "'] }",
+        "3:1: destinations.a.tls: server_name has no use beside public_key_sha256: the key says who it is",
     ),
     (
         "[destinations.a]\nurl = 'dicom://x:104'",

@@ -8,7 +8,7 @@ from router.delivery.backoff import rest_seconds
 from router.delivery.classify import Meaning, judge_error, judge_status, retry_after
 from router.delivery.concurrency import Concurrency
 from router.delivery.memory import Budget
-from router.errors import AssociationAborted, AssociationRejected, DeliveryError, SpoolCorrupt, SpoolError
+from router.errors import AssociationAborted, AssociationRejected, DeliveryError, SpoolCorrupt, SpoolError, TlsFailure
 from tests.delivery.support import delivery
 
 
@@ -44,6 +44,7 @@ def test_a_duplicate_is_refused_where_the_site_says_so() -> None:
         (AssociationAborted("connection lost"), Meaning.UNKNOWN),
         (DeliveryError("connection timed out"), Meaning.DOWN),
         (DeliveryError("no presentation context", temporary=False), Meaning.NO_CONTEXT),
+        (TlsFailure("certificate has expired", "tls_certificate"), Meaning.MISCONFIGURED),
         (SpoolCorrupt("checksum"), Meaning.DAMAGED),
         (SpoolError("cannot read"), Meaning.LOCAL),
         (ConnectionRefusedError(111, "Connection refused"), Meaning.DOWN),

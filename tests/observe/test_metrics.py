@@ -42,6 +42,7 @@ EXPECTED = {
     "dicom_router_commit_seconds": ("histogram", set()),
     "dicom_router_commit_instances": ("histogram", set()),
     "dicom_router_rule_matches": ("counter", {"rule"}),
+    "dicom_router_certificate_expires_seconds": ("gauge", {"listener", "destination"}),
     "dicom_router_config_last_reload_successful": ("gauge", set()),
     "dicom_router_config_last_reload_timestamp_seconds": ("gauge", set()),
     "dicom_router_event_loop_lag_seconds": ("histogram", set()),
@@ -67,6 +68,7 @@ def samples(metrics: RouterMetrics) -> dict[str, float]:
 def test_names_types_and_labels_are_the_documented_ones() -> None:
     metrics = make()
     metrics.listener(LISTENER).rejected("unknown_peer")
+    metrics.certificate_expires(LISTENER, "", 0.0)
     found = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}

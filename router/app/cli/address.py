@@ -1,4 +1,5 @@
-"""Peers as people write them: ``AET@host:port``, ``dicom://AET@host:port``, or DCMTK's ``host port``."""
+"""Peers as people write them: ``AET@host:port``, ``dicom://AET@host:port``, ``dicoms://`` for TLS, or DCMTK's ``host
+port``."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ import click
 
 DEFAULT_PORT = 104
 """PS3.8 §9.1.1: the well-known port."""
+DEFAULT_TLS_PORT = 2762
+"""PS3.15 Annex B: the one registered for DICOM over TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,8 @@ class Address:
     port: int
     ae_title: str
     """Called AE title; empty if the text named none."""
+    tls: bool = False
+    """Written as ``dicoms://``."""
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -24,9 +29,10 @@ class Address:
 
 def parse(text: str) -> Address:
     """Raises click.BadParameter that says what would do."""
-    rest = text.removeprefix("dicom://").rstrip("/")
+    tls = text.startswith("dicoms://")
+    rest = text.removeprefix("dicoms://" if tls else "dicom://").rstrip("/")
     if "://" in rest:
-        raise click.BadParameter(f"{text!r}: only dicom:// is spoken here; write AET@host:port")
+        raise click.BadParameter(f"{text!r}: only dicom:// and dicoms:// are spoken here; write AET@host:port")
     title, at, where = rest.rpartition("@")
     if at and not ae_title_fits(title):
         raise click.BadParameter(f"{text!r}: an AE title has 1 to 16 characters, not only spaces, no backslash")
@@ -40,7 +46,7 @@ def parse(text: str) -> Address:
     host = host.removeprefix("[").removesuffix("]")
     if not host or any(char.isspace() for char in host):
         raise click.BadParameter(f"{text!r}: no host; write AET@host:port")
-    return Address(host, port_of(number) if colon else DEFAULT_PORT, title)
+    return Address(host, port_of(number) if colon else DEFAULT_TLS_PORT if tls else DEFAULT_PORT, title, tls)
 
 
 def port_of(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from router.app.cli.options import config_option, find_config, json_option, prin
 from router.app.config import Config, load_config
 from router.errors import ConfigError
 from router.model import Destination
+from router.net import tls
 from router.routing import RuleSet, load
 
 
@@ -48,6 +50,7 @@ def examine(path: Path | None) -> Checked:
         return found
     config = found.config
     found.warnings += config.warnings
+    _look_at_certificates(config, found)
     try:
         names = [destination.name for destination in config.destinations]
         found.rules = load(
@@ -61,6 +64,17 @@ def examine(path: Path | None) -> Checked:
     else:
         found.warnings += found.rules.warnings
     return found
+
+
+def _look_at_certificates(config: Config, found: Checked) -> None:
+    now = time.time()
+    everywhere = [(listener.tls, True) for listener in config.listeners]
+    everywhere += [(destination.tls, False) for destination in config.destinations]
+    for settings, server_side in everywhere:
+        if settings is not None:
+            problems, warnings = tls.examine(settings, now, server_side=server_side)
+            found.problems += [f"{settings.place}: {problem}" for problem in problems]
+            found.warnings += [f"{settings.place}: {warning}" for warning in warnings]
 
 
 def _rules_nevertheless(path: Path | None, found: Checked) -> None:
@@ -94,6 +108,10 @@ async def _reach(destination: Destination) -> Reached:
     from router.app.cli.dicom_client import CallOptions
     from router.app.cli.echo import echo_once
 
+    try:
+        credentials = None if destination.tls is None else tls.Credentials(destination.tls, server_side=False)
+    except tls.TlsFilesError as error:
+        return Reached(destination.name, destination.url, False, str(error))
     peer = Address(destination.host, destination.port, destination.ae_title)
     options = CallOptions(
         calling=destination.calling_ae_title,
@@ -101,12 +119,13 @@ async def _reach(destination: Destination) -> Reached:
         acse_timeout=destination.acse_timeout,
         response_timeout=destination.acse_timeout,
         max_pdu=destination.max_pdu,
+        credentials=credentials,
     )
     try:
         seconds = await echo_once(peer, options, ConsoleLog(QUIET))
     except exits.Failure as failure:
-        return Reached(destination.name, f"dicom://{peer}", False, failure.message)
-    return Reached(destination.name, f"dicom://{peer}", True, f"answered C-ECHO in {seconds * 1000:.1f} ms")
+        return Reached(destination.name, destination.url, False, failure.message)
+    return Reached(destination.name, destination.url, True, f"answered C-ECHO in {seconds * 1000:.1f} ms")
 
 
 def _reach_folder(destination: Destination) -> Reached:

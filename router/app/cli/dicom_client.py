@@ -13,8 +13,10 @@ from router.app.cli import address, exits
 from router.app.cli.address import Address
 from router.app.cli.console_log import DEBUG, NORMAL, QUIET, VERBOSE, ConsoleLog
 from router.app.cli.exits import Failure
-from router.errors import AssociationAborted, AssociationRejected, DeliveryError
+from router.errors import AssociationAborted, AssociationRejected, DeliveryError, TlsFailure
+from router.model import TlsSettings
 from router.net.dialer import associate
+from router.net.tls import Credentials, TlsFilesError, public_key
 from router.services.storage_scu import StorageScu, propose
 from router.ul.association import AssociationSettings
 
@@ -44,6 +46,69 @@ class CallOptions:
     response_timeout: float = 300.0
     max_pdu: int = 131_072
     async_operations: int = 1
+    credentials: Credentials | None = None
+    """For TLS."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """What the command line says of TLS."""
+
+    identity: tuple[str, str] | None = None
+    """Key file, certificate file."""
+    anonymous: bool = False
+    ca: str = ""
+    pins: tuple[str, ...] = ()
+
+    def credentials(self, peer: Address) -> Credentials | None:
+        """None: plain DICOM is asked for. Raises click.BadParameter, Failure."""
+        if not (peer.tls or self.identity or self.anonymous):
+            if self.ca or self.pins:
+                raise click.UsageError("this is plain DICOM: write dicoms://AET@host:port, or +tls KEY CERTIFICATE")
+            return None
+        try:
+            pins = tuple(public_key(text) for text in self.pins)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--tls-pin") from None
+        key, certificate = self.identity or ("", "")
+        try:
+            return Credentials(
+                TlsSettings(certificate=certificate, key=key, ca=self.ca, public_keys=pins), server_side=False
+            )
+        except TlsFilesError as error:
+            raise Failure(str(error)) from None
+
+
+_FILE = click.Path(exists=True, dir_okay=False)
+
+
+def tls_options(command: Command) -> Command:
+    """DCMTK's options of TLS. The command gets ``tls_identity``, ``anonymous_tls``, ``tls_ca``, ``tls_pin``."""
+    for option in (
+        click.option(
+            "--tls-pin",
+            "tls_pin",
+            multiple=True,
+            metavar="SHA256",
+            help="Public key that the peer must have, instead of its host name.",
+        ),
+        click.option(
+            "+cf", "--add-cert-file", "--tls-ca", "tls_ca", type=_FILE, help="Trusted CAs (PEM). Default: the system's."
+        ),
+        click.option("+tla", "--anonymous-tls", is_flag=True, help="TLS without a certificate, as dicoms:// does."),
+        click.option(
+            "+tls",
+            "--enable-tls",
+            "--tls",
+            "tls_identity",
+            nargs=2,
+            type=_FILE,
+            metavar="KEY CERTIFICATE",
+            help="TLS with a certificate (PEM files).",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def call_options(command: Command) -> Command:
@@ -144,7 +209,13 @@ async def open_association(
     settings = AssociationSettings(max_pdu=options.max_pdu, acse_timeout=options.acse_timeout, idle_timeout=None)
     try:
         connection = await associate(
-            peer.host, peer.port, request, settings, connect_timeout=options.connect_timeout, log=log
+            peer.host,
+            peer.port,
+            request,
+            settings,
+            connect_timeout=options.connect_timeout,
+            log=log,
+            credentials=options.credentials,
         )
     except (AssociationRejected, AssociationAborted, DeliveryError) as error:
         raise as_failure(peer, options.calling, error) from None
@@ -160,6 +231,8 @@ def as_failure(peer: Address, calling: str, error: Exception) -> Failure:
         numbers = f"result {error.result}, source {error.source}, reason {error.reason}"
         text = f"{peer} rejected {calling} {kind}: {why} ({numbers})"
         return Failure(text, exits.FAILED if error.permanent else exits.TRY_LATER)
+    if isinstance(error, TlsFailure):
+        return Failure(f"{peer}: no TLS: {error}")
     if isinstance(error, DeliveryError) and error.temporary:
         return Failure(f"{peer}: {error}", exits.UNREACHABLE)
     return Failure(f"{peer}: {error}")

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import socket
+import ssl
 import sys
 import tempfile
 import time
@@ -44,6 +45,7 @@ class Setting:
 
     data_dir: Path
     binds: tuple[str, ...]
+    tls_files: tuple[Path, ...] = ()
 
 
 @click.command(short_help="Is this machine fit to run a router?")
@@ -51,7 +53,7 @@ class Setting:
 @json_option
 def doctor(config: Path | None, as_json: bool) -> None:
     """Is this machine fit to run a router? Looks at Python, the native extension, open files, the disk of data_dir
-    (kind, room, how long a sync takes) and the ports. Exits 1 if something is bad.
+    (kind, room, how long a sync takes), the files of TLS and the ports. Exits 1 if something is bad.
 
     \b
     Examples:
@@ -84,7 +86,20 @@ def _setting(config: Path | None) -> Setting:
     return Setting(
         config.parent / folder if config is not None else folder,
         tuple(bind for bind in binds if isinstance(bind, str)) or ("127.0.0.1:11112", "127.0.0.1:9180"),
+        tuple(_tls_files(config, table)),
     )
+
+
+def _tls_files(config: Path | None, table: dict[str, Any]) -> Iterator[Path]:
+    listen, destinations = table.get("listen"), table.get("destinations")
+    sections = [*(listen if isinstance(listen, list) else ())]
+    sections += destinations.values() if isinstance(destinations, dict) else ()
+    for section in sections:
+        tls = section.get("tls") if isinstance(section, dict) else None
+        for name in ("certificate", "key", "ca", "crl"):
+            file = tls.get(name) if isinstance(tls, dict) else None
+            if config is not None and isinstance(file, str) and file:
+                yield config.parent / file
 
 
 def examine(setting: Setting) -> Iterator[Finding]:
@@ -93,6 +108,7 @@ def examine(setting: Setting) -> Iterator[Finding]:
     yield _extension()
     yield _loop()
     yield _open_files()
+    yield _tls(setting.tls_files)
     yield from _disk(setting.data_dir)
     for bind in setting.binds:
         yield _port(bind)
@@ -131,6 +147,16 @@ def _open_files() -> Finding:
     return Finding(
         "open files", verdict, f"at most {hard}; {OPEN_FILES} is better (LimitNOFILE= of the service, ulimit -n)"
     )
+
+
+def _tls(files: tuple[Path, ...]) -> Finding:
+    """What is in the files is a matter of ``check``."""
+    unreadable = [str(file) for file in dict.fromkeys(files) if not os.access(file, os.R_OK)]
+    if unreadable:
+        return Finding("tls", BAD, f"this user cannot read {', '.join(unreadable)}")
+    if not ssl.HAS_TLSv1_3:
+        return Finding("tls", WARN, f"{ssl.OPENSSL_VERSION}: without TLS 1.3")
+    return Finding("tls", FINE, f"{ssl.OPENSSL_VERSION}, {len(set(files))} files")
 
 
 def _disk(folder: Path) -> Iterator[Finding]:

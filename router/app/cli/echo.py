@@ -11,12 +11,14 @@ from router.app.cli.address import Address
 from router.app.cli.console_log import ConsoleLog
 from router.app.cli.dicom_client import (
     CallOptions,
+    TlsOptions,
     as_failure,
     call_options,
     check_calling,
     log_for,
     open_association,
     run_loop,
+    tls_options,
     with_title,
 )
 from router.app.cli.exits import Failure
@@ -44,6 +46,7 @@ async def echo_once(peer: Address, options: CallOptions, log: ConsoleLog) -> flo
 @click.command(short_help="C-ECHO a peer.")
 @click.argument("peer", nargs=-1, required=True, metavar="AET@HOST:PORT")
 @call_options
+@tls_options
 @json_option
 def echo(
     peer: tuple[str, ...],
@@ -53,6 +56,10 @@ def echo(
     acse_timeout: float,
     response_timeout: float,
     max_pdu: int,
+    tls_identity: tuple[str, str] | None,
+    anonymous_tls: bool,
+    tls_ca: str | None,
+    tls_pin: tuple[str, ...],
     verbose: bool,
     debug: bool,
     quiet: bool,
@@ -67,6 +74,7 @@ def echo(
       dicom-router echo PACS@10.1.2.3:104
       dicom-router echo -aet CT1 ROUTER@127.0.0.1:11112
       dicom-router echo 10.1.2.3 104 -aec PACS
+      dicom-router echo dicoms://PACS@pacs.hospital:2762 +tls key.pem cert.pem +cf ca.pem
     """
     if len(peer) == 1:
         found = address.parse(peer[0])
@@ -81,6 +89,9 @@ def echo(
         acse_timeout=acse_timeout,
         response_timeout=response_timeout,
         max_pdu=max_pdu,
+        credentials=TlsOptions(
+            identity=tls_identity, anonymous=anonymous_tls, ca=tls_ca or "", pins=tls_pin
+        ).credentials(found),
     )
     seconds = run_loop(echo_once(found, options, log_for(quiet=quiet, verbose=verbose, debug=debug)))
     if as_json:

@@ -19,11 +19,13 @@ from router.app.cli.address import Address
 from router.app.cli.console_log import ConsoleLog
 from router.app.cli.dicom_client import (
     CallOptions,
+    TlsOptions,
     call_options,
     check_calling,
     log_for,
     open_association,
     run_loop,
+    tls_options,
     with_title,
 )
 from router.app.cli.exits import Failure
@@ -220,6 +222,7 @@ def _info(file: DicomFile) -> InstanceInfo:
 )
 @click.option("+sd", "+r", "ignored", is_flag=True, hidden=True, help="DCMTK's: folders are always searched.")
 @call_options
+@tls_options
 @json_option
 def send(
     peer: str,
@@ -232,6 +235,10 @@ def send(
     acse_timeout: float,
     response_timeout: float,
     max_pdu: int,
+    tls_identity: tuple[str, str] | None,
+    anonymous_tls: bool,
+    tls_ca: str | None,
+    tls_pin: tuple[str, ...],
     verbose: bool,
     debug: bool,
     quiet: bool,
@@ -247,6 +254,7 @@ def send(
       dicom-router send ROUTER@127.0.0.1:11112 ~/images
       dicom-router send -aet CT1 PACS@10.1.2.3:104 slice1.dcm slice2.dcm
       dicom-router send 10.1.2.3 104 -aec PACS image.dcm
+      dicom-router send dicoms://PACS@pacs.hospital:2762 +tls key.pem cert.pem +cf ca.pem ~/images
     """
     if len(paths) > 1 and paths[0].isdigit() and not Path(paths[0]).exists() and "@" not in peer:
         found, paths = Address(peer, address.port_of(paths[0]), ""), paths[1:]
@@ -260,6 +268,9 @@ def send(
         response_timeout=response_timeout,
         max_pdu=max_pdu,
         async_operations=window,
+        credentials=TlsOptions(
+            identity=tls_identity, anonymous=anonymous_tls, ca=tls_ca or "", pins=tls_pin
+        ).credentials(found),
     )
     report = Report()
     files: list[DicomFile] = []

@@ -16,7 +16,7 @@ data_dir = "var"                        # spool and ledger, relative to this fil
 bind      = "127.0.0.1:11112"           # "0.0.0.0:11112" for other machines
 ae_titles = ["ROUTER"]                  # called AE titles we answer to; ["*"] for any
 accept    = "any"                       # whoever is on this machine; for others say "known" and name [peers]
-tls       = "off"                       # this version speaks plain DICOM: keep it inside the hospital's network
+tls       = "off"                       # plain DICOM; or { certificate = "FILE", key = "FILE", ca = "FILE" }
 
 # Who may call: AE title and address must both match.
 # [peers.ct1]
@@ -28,7 +28,7 @@ tls       = "off"                       # this version speaks plain DICOM: keep 
 url = "file:var/archive"                # a folder of Part 10 files
 
 # [destinations.pacs]
-# url              = "dicom://PACS@10.1.2.3:104"
+# url              = "dicom://PACS@10.1.2.3:104"      # dicoms:// for TLS
 # calling_ae_title = "ROUTER"
 # max_associations = 4
 

@@ -25,6 +25,7 @@ LOWEST = frozenset(
     (
         "dicom_router_destination_up",
         "dicom_router_spool_free_bytes",
+        "dicom_router_certificate_expires_seconds",
         "dicom_router_config_last_reload_successful",
         "dicom_router_config_last_reload_timestamp_seconds",
     )
