@@ -11,10 +11,8 @@ them is needed, and whether this test would notice.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from tests.torture.oracle import Oracle
 from tests.torture.strict.disk import Event, StrictDisk, What, events
 from tests.torture.strict.judge import Books, Finding, judge
 from tests.torture.strict.mount import StrictMount, unable
+from tests.torture.strict.scratch import scratch
 
 DESTINATIONS = 2
 PER_RUN = 100
@@ -68,14 +67,6 @@ def record(folder: Path, *, seed: int, answers: int, kills: int) -> Path:
             finally:
                 router.kill()
     return mount.journal
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """For images that are looked at once: in memory where there is such a place."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
 
 
 @dataclass

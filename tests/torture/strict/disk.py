@@ -54,12 +54,29 @@ class Event:
     """Of the system's monotonic clock."""
 
 
+class Journal:
+    """Reads the events of a journal that may still grow, each once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+
+    def events(self) -> Iterator[Event]:
+        """Those that have come since the last time."""
+        with self._path.open("rb") as stream:
+            stream.seek(self._at)
+            while len(head := stream.read(_ENTRY.size)) == _ENTRY.size:
+                what, file, offset, length, nanoseconds, path, size = _ENTRY.unpack(head)
+                name, data = stream.read(path), stream.read(size)
+                if len(name) < path or len(data) < size:
+                    return  # it is being written
+                self._at = stream.tell()
+                text = name.decode().removeprefix("/")
+                yield Event(What(what), file, text, data, offset, length, nanoseconds / 1e9)
+
+
 def events(journal: Path) -> Iterator[Event]:
-    with journal.open("rb") as stream:
-        while head := stream.read(_ENTRY.size):
-            what, file, offset, length, nanoseconds, path, data = _ENTRY.unpack(head)
-            name = stream.read(path).decode().removeprefix("/")
-            yield Event(What(what), file, name, stream.read(data), offset, length, nanoseconds / 1e9)
+    return Journal(journal).events()
 
 
 def folder_of(path: str) -> str:

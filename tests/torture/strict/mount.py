@@ -18,22 +18,31 @@ from pathlib import Path
 from tests.support.peers import require, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
-SOURCE = Path(__file__).with_name("strict.c")
+HERE = Path(__file__).parent
 
 
 def build() -> Path:
-    """The program; compiled once for each version of its source. Raises OSError where it cannot be."""
-    compiler, config = require("gcc"), require("pkg-config")
-    program = ROOT / "build" / f"strict-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}"
-    if program.exists():
-        return program
-    program.parent.mkdir(exist_ok=True)
-    flags = _run([config, "--cflags", "--libs", "fuse3"]).split()
-    with tempfile.TemporaryDirectory(dir=program.parent) as folder:
-        fresh = Path(folder) / "strict"
-        _run([compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(fresh), str(SOURCE), *flags])
-        fresh.rename(program)  # others may build it at the same time
-    return program
+    """The file system's program."""
+    require("pkg-config")
+    return _built("strict.c", *_run(["pkg-config", "--cflags", "--libs", "fuse3"]).split())
+
+
+def short_writes() -> dict[str, str]:
+    """The environment of a program whose writes to files are cut short by the kernel, time and again."""
+    return {"LD_PRELOAD": str(_built("short.c", "-shared", "-fPIC", "-ldl"))}
+
+
+def _built(name: str, *flags: str) -> Path:
+    """Compiled once for each version of its source. Raises OSError where it cannot be."""
+    source = HERE / name
+    result = ROOT / "build" / f"{source.stem}-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"
+    if not result.exists():
+        result.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=result.parent) as folder:
+            fresh = Path(folder) / "fresh"
+            _run([require("gcc"), "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(fresh), str(source), *flags])
+            fresh.rename(result)  # others may build it at the same time
+    return result
 
 
 def _run(command: list[str]) -> str:

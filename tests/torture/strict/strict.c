@@ -8,7 +8,7 @@
  *
  * setxattr(MOUNT, "user.fault", "KIND GLOB N ERRNO TIMES") arms one fault and takes the place of the one before: the N-th operation of
  * that kind (from 1) on a path that the pattern fits fails, and TIMES in all from there on (0: all). KIND: write, sync, syncdir, read,
- * create, open, allocate, truncate, unlink; "change": any that changes something; "short": a write takes half of what it got. An empty text
+ * create, open, allocate, truncate, unlink; "change": any of them that changes something. An empty text
  * disarms. A write or sync that fails stands in the journal as failed.
  */
 #define FUSE_USE_VERSION 31
@@ -136,8 +136,7 @@ static int failing(const char *kind, const char *path)
 {
     if (!fault.kind[0])
         return 0;
-    if (strcmp(fault.kind, kind) && (strcmp(fault.kind, "change") || !strcmp(kind, "read") || !strcmp(kind, "open") ||
-                                     !strcmp(kind, "short")))
+    if (strcmp(fault.kind, kind) && (strcmp(fault.kind, "change") || !strcmp(kind, "read") || !strcmp(kind, "open")))
         return 0;
     if (fnmatch(fault.glob, path + 1, 0))
         return 0;
@@ -297,8 +296,6 @@ static int write_file(const char *path, const char *data, size_t size, off_t off
     ssize_t put;
     (void)path;
     MAY_FAIL("write", file, handle->path);
-    if (size > 1 && failing("short", handle->path))
-        size = size / 2 > 4096 ? size / 2 / 512 * 512 : size / 2;
     put = pwrite(handle->descriptor, data, size, offset);
     if (put < 0)
         return -errno;
