@@ -24,6 +24,7 @@ import apsw
 
 from router.errors import LedgerError, fault_location
 from router.ledger.counters import Counters
+from router.ledger.mend import note_damage, set_aside_if_damaged
 from router.ledger.queries import Queries
 from router.ledger.schema import immediate, migrate
 from router.ledger.shared import BUSY_TIMEOUT_MS, Turn, connect
@@ -114,6 +115,8 @@ class SqliteLedger:
         ledger = cls(path, node, log, share)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if share.alone:
+                set_aside_if_damaged(path, log)
             connection = ledger._connection = connect(path)
             connection.set_wal_hook(ledger._wal_grew)
             owners = f"{node}/"
@@ -130,6 +133,7 @@ class SqliteLedger:
             ledger._count()
             ledger._queries = Queries(path)
         except apsw.Error as error:
+            note_damage(path, error)
             raise LedgerError(f"cannot use the ledger {path}: {error}") from error
         return ledger
 
@@ -158,18 +162,22 @@ class SqliteLedger:
         self._store.relocate(instance, old, new)
 
     def follow(self, records: Iterable[Receipt], position: LogPosition, log: int = 0) -> None:
-        """Take in what a log of the spool has up to ``position``. Blocking; before ``start``.
+        """Take in what a log of the spool has up to ``position``. Blocking; before ``start``. Raises LedgerError.
 
         In several transactions, since reading a log takes time and others may want to write.
         """
         store, rest = self._store, iter(records)
-        while batch := list(islice(rest, FOLLOW_ROWS)):
+        try:
+            while batch := list(islice(rest, FOLLOW_ROWS)):
+                with self._turn, self._writing():
+                    for receipt in batch:
+                        store.record([receipt], receipt.info.received)
             with self._turn, self._writing():
-                for receipt in batch:
-                    store.record([receipt], receipt.info.received)
-        with self._turn, self._writing():
-            store.reach(position, log)
-        self._count()
+                store.reach(position, log)
+            self._count()
+        except apsw.Error as error:
+            note_damage(self.path, error)
+            raise LedgerError(f"cannot use the ledger {self.path}: {error}") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -429,6 +437,7 @@ class SqliteLedger:
             # Constraint, I/O, a fault of ours: whatever it is, what was promised cannot be kept by going on.
             self._rollback()
             self.failed = True
+            note_damage(self.path, error)
             problem = LedgerError(f"commit failed: {error}")
             self.log.error("ledger failed", error=type(error).__name__)
             self._refuse(jobs, problem)
@@ -522,6 +531,7 @@ class SqliteLedger:
             self.full = True
         except apsw.Error as error:
             self.failed = True
+            note_damage(self.path, error)
             self.log.error("ledger checkpoint failed", error=type(error).__name__)
             self._on_failure(LedgerError(f"checkpoint failed: {error}"))
 

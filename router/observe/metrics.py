@@ -146,6 +146,7 @@ class RouterMetrics:
         self._held = 0
         self._dead = 0
         self._spool_bytes = 0
+        self._quarantined = 0
         self._spool_free = 0
         self._reload_ok = True
         self._reload_at = 0.0
@@ -189,6 +190,10 @@ class RouterMetrics:
         """Bytes used by the spool, bytes free on its disk."""
         self._spool_bytes = size
         self._spool_free = free
+
+    def set_quarantined(self, records: int) -> None:
+        """Damaged records that were set aside and are still there."""
+        self._quarantined = records
 
     def set_rules(self, names: Collection[str]) -> None:
         """Other rules are in force: counts of those that stay go on, series of those that are gone end."""
@@ -307,6 +312,7 @@ class RouterMetrics:
     def _keeping(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("dicom_router_held_instances", "Instances that wait for a person", self._held)
         yield GaugeMetricFamily("dicom_router_dead_letters", "Deliveries given up, kept and replayable", self._dead)
+        yield GaugeMetricFamily("dicom_router_quarantined_records", "Damaged records set aside", self._quarantined)
         yield GaugeMetricFamily("dicom_router_spool_bytes", "Bytes used by the spool", self._spool_bytes)
         yield GaugeMetricFamily("dicom_router_spool_free_bytes", "Bytes free on the spool's disk", self._spool_free)
         yield _histogram(

@@ -402,6 +402,10 @@ class Spool:
             os.close(source)
         return path
 
+    def quarantined(self) -> int:
+        """How many damaged records lie aside. Blocking. Raises OSError."""
+        return sum(1 for _ in self._quarantine.glob("*.rec"))
+
     # Compacting --------------------------------------------------------------------------------------------
 
     def compaction_candidates(self) -> list[int]:
