@@ -11,6 +11,7 @@ lost for the next transaction and refuses the rest.
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
 import threading
 import time
@@ -429,11 +430,11 @@ class SqliteLedger:
                     self._run_call(job, now)
             self._apply(records, outcomes, now)
             store.commit()
-        except apsw.FullError:
-            self._rollback()
-            self._full(jobs)
-            return
         except Exception as error:
+            if self._lacks_room(error):
+                self._rollback()
+                self._full(jobs)
+                return
             # Constraint, I/O, a fault of ours: whatever it is, what was promised cannot be kept by going on.
             self._rollback()
             self.failed = True
@@ -499,6 +500,14 @@ class SqliteLedger:
         if self._connection.in_transaction:
             self._connection.execute("rollback")
 
+    def _lacks_room(self, error: Exception) -> bool:
+        """A write found no room, on the disk or in a quota: for the latter SQLite has no word of its own."""
+        if isinstance(error, apsw.FullError):
+            return True
+        if getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_WRITE:
+            return False
+        return bool(self._connection.system_errno == errno.EDQUOT)
+
     def _full(self, jobs: list[Any]) -> None:
         """No space: what was answered and what was delivered waits for the next transaction, the rest is refused."""
         self.full = True
@@ -526,10 +535,11 @@ class SqliteLedger:
                 self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.BusyError:
             return
-        except apsw.FullError:
-            # Nothing is lost: the WAL keeps it. Tried again after the next commits.
-            self.full = True
         except apsw.Error as error:
+            if self._lacks_room(error):
+                # Nothing is lost: the WAL keeps it. Tried again after the next commits.
+                self.full = True
+                return
             self.failed = True
             note_damage(self.path, error)
             self.log.error("ledger checkpoint failed", error=type(error).__name__)
