@@ -23,7 +23,7 @@ import pytest
 from tests.support.peers import wait_for
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
-from tests.torture.oracle import Oracle
+from tests.torture.oracle import Oracle, lines
 from tests.torture.strict.disk import Journal, StrictDisk, What, events
 from tests.torture.strict.judge import Books, judge
 from tests.torture.strict.mount import StrictMount, short_writes, unable
@@ -189,3 +189,44 @@ def test_a_write_that_takes_less_than_it_got_is_no_error(tmp_path: Path) -> None
     kinds = Counter(event.what for event in events(made.mount.journal) if event.path.endswith(".seg"))
     assert kinds[What.WRITE] > 3 * kinds[What.SYNC], "no write was cut short"
     assert (verdict.lost, verdict.changed) == (0, 0), verdict
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ledger", ["there", "lost"])
+def test_a_sector_that_cannot_be_read_keeps_nothing_else_from_being_delivered(tmp_path: Path, ledger: str) -> None:
+    if why := unable():
+        pytest.skip(why)
+    with bench(tmp_path) as made:
+        router, oracle = made.router, made.oracle
+        router.start()
+        for name in oracle.urls:
+            router.post(f"/api/v1/destinations/{name}/pause", {"reason": "test"})
+        oracle.send(router.port, senders=1, seed=650)
+        wait_for(lambda: len(oracle.answered()) >= 20, 60, "answers")
+        oracle.stop_sending()
+        data = made.mount.path / "data"
+        segment = min((data / "spool").glob("*.seg"))
+        router.kill()
+        if ledger == "lost":
+            for path in data.glob("ledger.db*"):
+                path.unlink()
+        # The header of the segment, or something in its first record.
+        made.mount.fail("sector", f"data/spool/{segment.name}", at=0 if ledger == "there" else 2 * 4096 + 100)
+        router.start()
+        for name in oracle.urls:
+            router.post(f"/api/v1/destinations/{name}/resume", {})
+        missing = 0 if ledger == "there" else 1
+        with contextlib.suppress(TimeoutError):
+            wait_for(oracle.drained if not missing else lambda: lacking(oracle) == missing, 60, "delivery")
+        assert router.metric("dicom_router_quarantined_records") == missing
+        assert router.stop() == 0
+        verdict = oracle.judge()
+    assert (verdict.lost, verdict.changed) == (missing * DESTINATIONS, 0), verdict
+    told = "segment header damaged, read by its records" if ledger == "there" else "damaged record set aside"
+    assert told in router.log.read_text()
+
+
+def lacking(oracle: Oracle) -> int:
+    """Objects that some destination lacks."""
+    answered = set(oracle.answered())
+    return len(answered - set.intersection(*(set(lines(path)) for path in oracle.arrivals)))

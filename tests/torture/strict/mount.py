@@ -120,7 +120,7 @@ class StrictMount:
 
     def fail(self, kind: str, pattern: str, *, at: int = 1, number: int = errno.EIO, times: int = 1) -> None:
         """Arm one fault: the ``at``-th operation of that kind (see ``strict.c``) on a path of that pattern, counted
-        from now, and ``times`` in all from there on; 0: all."""
+        from now, and ``times`` in all from there on; 0: all. Of a "sector" ``at`` is the offset."""
         os.setxattr(self.path, "user.fault", f"{kind} {pattern} {at} {number} {times}".encode())
 
     def heal(self) -> None:

@@ -8,8 +8,8 @@
  *
  * setxattr(MOUNT, "user.fault", "KIND GLOB N ERRNO TIMES") arms one fault and takes the place of the one before: the N-th operation of
  * that kind (from 1) on a path that the pattern fits fails, and TIMES in all from there on (0: all). KIND: write, sync, syncdir, read,
- * create, open, allocate, truncate, unlink; "change": any of them that changes something. An empty text
- * disarms. A write or sync that fails stands in the journal as failed.
+ * create, open, allocate, truncate, unlink; "change": any of them that changes something; "sector": every read of the byte at offset N.
+ * An empty text disarms. A write or sync that fails stands in the journal as failed.
  */
 #define FUSE_USE_VERSION 31
 #define _GNU_SOURCE
@@ -285,6 +285,9 @@ static int read_file(const char *path, char *out, size_t size, off_t offset, str
     ssize_t got;
     (void)path;
     MAY_FAIL("read", number_at(handle->descriptor), handle->path);
+    if (!strcmp(fault.kind, "sector") && offset <= fault.nth && fault.nth < offset + (off_t)size &&
+        !fnmatch(fault.glob, handle->path + 1, 0))
+        return failed((int)fault.number, number_at(handle->descriptor), handle->path);
     got = pread(handle->descriptor, out, size, offset);
     return got < 0 ? -errno : (int)got;
 }
