@@ -14,6 +14,7 @@ from pathlib import Path
 import apsw
 
 from router.errors import LedgerError
+from router.ledger.ballast import Ballast
 from router.ledger.mend import note_damage, set_aside_if_damaged
 from router.ledger.schema import immediate, migrate
 from router.ledger.store import Store
@@ -74,6 +75,9 @@ def prepare(path: Path, *, node: str, log: Log) -> bool:
         finally:
             connection.close()
     except apsw.Error as error:
+        if isinstance(error, apsw.FullError) and Ballast(path).give():
+            log.warning("the disk is full: the ledger gives up its ballast")
+            return prepare(path, node=node, log=log)
         note_damage(path, error)
         raise LedgerError(f"cannot use the ledger {path}: {error}") from error
     if taken:

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import apsw
 
 from router.errors import LedgerError, fault_location
+from router.ledger.ballast import Ballast
 from router.ledger.counters import Counters
 from router.ledger.mend import note_damage, set_aside_if_damaged
 from router.ledger.queries import Queries
@@ -100,6 +101,7 @@ class SqliteLedger:
         self._postponed: list[Any] = []
         """Jobs that met a full disk and must not be lost, in order."""
         self._committed_at = 0.0
+        self._ballast = Ballast(path)
         self._connection: apsw.Connection
         self._store: Store
         self._queries: Queries
@@ -134,9 +136,22 @@ class SqliteLedger:
             ledger._count()
             ledger._queries = Queries(path)
         except apsw.Error as error:
+            if isinstance(error, apsw.FullError) and ledger._ballast.give():
+                log.warning("the disk is full: the ledger gives up its ballast")
+                ledger._forsake()
+                return cls.open(path, node=node, log=log, share=share)
             note_damage(path, error)
             raise LedgerError(f"cannot use the ledger {path}: {error}") from error
+        if share.worker == 0:
+            ledger._ballast.make()
         return ledger
+
+    def _forsake(self) -> None:
+        """Let go of what a failed ``open`` holds."""
+        if isinstance(self._turn, Turn):
+            self._turn.close()
+        with suppress(AttributeError, apsw.Error):
+            self._connection.close()
 
     def _count(self) -> None:
         self.counts = self._store.counters() if self.share.alone else self._store.shared_counters()
@@ -366,6 +381,8 @@ class SqliteLedger:
                 closing = True
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + RENEW_EVERY
+                if self.share.worker == 0 and not self.full:
+                    self._ballast.make()
                 self._transaction([*jobs, _Call(self._renew, self._nobody())])
             elif jobs:
                 self._transaction(jobs)
@@ -511,6 +528,8 @@ class SqliteLedger:
     def _full(self, jobs: list[Any]) -> None:
         """No space: what was answered and what was delivered waits for the next transaction, the rest is refused."""
         self.full = True
+        if self._ballast.give():
+            self.log.warning("the disk is full: the ledger gives up its ballast")
         self._postponed = [job for job in jobs if type(job) is Outcome or (type(job) is _Record and job.owed)]
         kept = set(map(id, self._postponed))
         self._refuse([job for job in jobs if id(job) not in kept], LedgerError("no space left for the ledger"))

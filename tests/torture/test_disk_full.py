@@ -230,6 +230,25 @@ def test_a_full_disk_refuses_with_try_again_goes_on_delivering_and_heals(
 
 
 @pytest.mark.timeout(600)
+def test_a_router_that_is_killed_on_a_full_disk_starts_there_and_delivers(tmp_path: Path) -> None:
+    with Disk(tmp_path / "router" / "data") as disk, running(tmp_path, RESERVE) as (router, oracle, prober):
+        assert prober.associate()
+        oracle.stall(0)
+        for _ in range(20):
+            assert prober.store()
+        disk.leave(0)
+        wait_for(lambda: not prober.store(), 10, "a refused object")
+        router.kill()
+        disk.leave(0)
+        oracle.stall(None)
+        router.start()
+        wait_for(oracle.drained, 60, "delivery with a full disk")
+        disk.give_back()
+        assert healed(prober) <= HEALED
+        judged(router, oracle)
+
+
+@pytest.mark.timeout(600)
 def test_a_disk_without_inodes_refuses_with_try_again_and_heals(tmp_path: Path) -> None:
     with (
         Disk(tmp_path / "router" / "data", inodes=100) as disk,
