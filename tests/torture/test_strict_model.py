@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import pytest
 from tests.support.peers import wait_for
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
+from tests.torture.mutants import MUTANTS, NEEDS_STRICT_DISK
 from tests.torture.oracle import Oracle
 from tests.torture.strict.disk import Event, StrictDisk, What, events
 from tests.torture.strict.judge import Books, Finding, judge
@@ -42,7 +44,14 @@ keep_delivered = 0.1
 """Segments are used again, deleted and made all the time."""
 
 
-def record(folder: Path, *, seed: int, answers: int, kills: int) -> Path:
+def record(
+    folder: Path,
+    *,
+    seed: int,
+    answers: int,
+    kills: int,
+    program: Sequence[str] = (sys.executable, "-m", "router.app.cli"),
+) -> Path:
     """Run a router on the strict disk until so many objects are answered; gives the journal."""
     chance = random.Random(seed)
     with StrictMount(folder) as mount:
@@ -50,7 +59,7 @@ def record(folder: Path, *, seed: int, answers: int, kills: int) -> Path:
         (folder / "router").mkdir()
         (folder / "router" / "data").symlink_to(mount.path / "data")
         with Oracle(mount.path / "books", destinations=DESTINATIONS) as oracle:
-            router = RouterProcess(folder / "router", oracle.urls, extra=SMALL)
+            router = RouterProcess(folder / "router", oracle.urls, extra=SMALL, program=program)
             try:
                 router.start()
                 oracle.send(router.port, senders=2, seed=seed)
@@ -216,3 +225,37 @@ def test_a_sync_that_were_not_called_would_be_noticed(recording: Path, syncs: st
             if state.found.violations or state.found.alarms:
                 return
     pytest.fail("nothing was noticed")
+
+
+@pytest.mark.timeout(3600)
+def test_a_router_without_a_step_of_durability_is_found_out(tmp_path: Path, campaign: bool) -> None:
+    """By the very program: the tests above leave the syncs out of the journal."""
+    if why := unable():
+        pytest.skip(why)
+    if not campaign:
+        pytest.skip("a router each: only with --torture")
+    names = list(MUTANTS | NEEDS_STRICT_DISK)
+    told = []
+    for seed, name in enumerate(names):
+        program = (sys.executable, "-m", "tests.torture.mutants", name)
+        try:
+            journal = record(tmp_path / name, seed=450 + seed, answers=120, kills=2, program=program)
+        except RuntimeError:
+            told.append(name)  # it does not even start again
+            continue
+        with scratch() as folder:
+            if any(state.found.violations for state in states(journal, folder, count=60, seed=seed)):
+                told.append(name)
+        shutil.rmtree(tmp_path / name)
+    assert told == names, f"not found out: {set(names) - set(told)}"
+    report(
+        Figure(
+            test="T5",
+            promise="a step of durability taken out is found out by states of a disk that keeps only what was synced",
+            goal="100 %",
+            found=f"{len(told)} of {len(names)} mutants",
+            n=len(names),
+            command="make torture (tests/torture/test_strict_model.py)",
+        ),
+        keep=campaign,
+    )
