@@ -58,7 +58,7 @@ class Object:
 
 def make(number: int, size: int = 200_000, *, uid: str = "", seed: int = 0) -> Object:
     uid = uid or f"2.25.8{number:05d}"
-    instance = synthetic(size=size, sop_instance=uid, study="2.25.80", seed=seed or number)
+    instance = synthetic(size=size, sop_instance=uid, study="2.25.80", seed=seed or number, SeriesInstanceUID="2.25.81")
     return Object(uid, encode(instance), hashlib.sha256(instance.PixelData).hexdigest())
 
 
@@ -215,9 +215,19 @@ def nested(subject: Subject, folder: Path) -> Seen:
     with subject.serve(disk, folder) as server:
         answer = store(server, Object(plain.uid, data, plain.digest))
         after = store(server, make(2))
-        dead = server.process.poll() is not None
-    found = f"{answer}, {'the process dies' if dead else 'lives'}"
+        dead = after.status != SUCCESS and ended(server)
+    lives = "lives" if after.status == SUCCESS else f"lives, but the next sender hears {after}"
+    found = f"{answer}, {'the process dies' if dead else lives}"
     return Seen(found, 1, not dead and after.status == SUCCESS and answer.status is not None)
+
+
+def ended(server: Serving) -> bool:
+    """Also if it takes its time to die."""
+    try:
+        server.process.wait(10)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 # Patience and memory -----------------------------------------------------------------------------------------------
@@ -255,7 +265,7 @@ def bomb(subject: Subject, folder: Path) -> Seen:
             return Seen(f"no association: {error}", 1, False)
         answer = sender.store(plain.uid, data)
         sender.close()
-        peak = memory(server.process.pid, "VmHWM") if server.process.poll() is None else 0
+        peak = memory(server.process.pid, "VmHWM")
     grown = max(0, peak - before) >> 20
     found = f"{answer}, memory + {grown} MB for {len(data) >> 10} KB sent" if peak else f"{answer}, the process dies"
     return Seen(found, 1, bool(peak) and grown <= 32)
