@@ -1,17 +1,18 @@
 """The container file by our own rules, and the router where it will run: a read-only root, no privileges.
 
-No engine is needed: the root is made of read-only mounts in a mount namespace of the router's own.
+No engine is needed: the root is made of read-only mounts.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
 import stat
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -110,63 +111,73 @@ def test_composed_it_is_closed_and_has_time_to_drain() -> None:
     assert int(seconds) > 2 * load_config(None, {}).shutdown_grace
 
 
-ENCLOSE = """
-set -eu
-root=$1 python=$2 user=$3 data=$4
-shift 4
-mount -t tmpfs -o mode=755 tmpfs "$root"
-for folder in $SHOWN; do
-    mkdir -p "$root$folder"
-    mount --bind "$folder" "$root$folder"
-    mount -o remount,bind,ro "$root$folder"
-done
-mkdir -p "$root/proc" "$root$data"
-mount --rbind /proc "$root/proc"
-mount -t tmpfs -o "uid=$user,gid=$user,mode=700,size=256m" tmpfs "$root$data"
-mount -o remount,ro "$root"
-exec chroot --userspec="$user:$user" --groups= "$root" "$python" -m router.app.cli "$@"
-"""
-"""What an engine does for a container: $SHOWN read-only, one place to write, another user."""
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True, timeout=30)
 
 
-@functools.cache
-def unable() -> str:
-    done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return f"no mount namespace here: {done.stderr.strip()}" if done.returncode else ""
+@contextmanager
+def enclosed(root: Path, shown: Iterable[str]) -> Iterator[None]:
+    """What an engine does for a container: ``shown`` and nothing else, read-only, and one place to write.
+
+    Without a mount namespace of its own: that would keep alive, for other tests, the file systems that they unmount.
+    """
+    root.mkdir()
+    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(root))
+    try:
+        for folder in shown:
+            place = root / folder[1:]
+            place.mkdir(parents=True, exist_ok=True)
+            mount("--bind", folder, str(place))
+            mount("-o", "remount,bind,ro", str(place))
+        (root / "proc").mkdir()
+        mount("--bind", "/proc", str(root / "proc"))
+        data = root / DATA[1:]
+        data.mkdir(parents=True)
+        mount("-t", "tmpfs", "-o", f"uid={USER},gid={USER},mode=700,size=256m", "tmpfs", str(data))
+        mount("-o", "remount,ro", str(root))
+        yield
+    finally:
+        subprocess.run(["umount", "--recursive", str(root)], check=True, capture_output=True, timeout=30)
+
+
+def unable(folder: Path) -> str:
+    try:
+        with enclosed(folder, ()):
+            return ""
+    except subprocess.CalledProcessError as error:
+        return f"no mounts here: {error.stderr.decode().strip()}"
+
+
+def shown(folder: Path) -> list[str]:
+    """What the router is made of, and its configuration in ``folder``."""
+    system = [path for path in ("/usr", "/lib", "/lib64", "/bin", "/etc") if Path(path).is_dir()]
+    ours = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, ROOT)}
+    outer = {path for path in ours if not any(path.startswith(f"{other}/") for other in (*ours, *system))}
+    return [*system, *sorted(outer), str(folder)]
 
 
 @pytest.fixture
-def enclosed(tmp_path: Path) -> RouterProcess:
-    """A router in a root of its own, where only its data folder can be written."""
-    if reason := unable():
+def router(tmp_path: Path) -> Iterator[RouterProcess]:
+    """In a root of its own, where only its data folder can be written."""
+    if os.geteuid() != 0:
+        pytest.skip("a root of its own needs root")
+    if reason := unable(tmp_path / "probe"):
         pytest.skip(reason)
-    script, root = tmp_path / "enclose.sh", tmp_path / "root"
-    script.write_text(ENCLOSE)
-    root.mkdir()
-    folder = tmp_path / "router"
-    prefixes = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, ROOT)}
-    system = [path for path in ("/usr", "/lib", "/lib64", "/bin", "/etc") if Path(path).is_dir()]
-    outer = {path for path in prefixes if not any(path.startswith(f"{other}/") for other in (*prefixes, *system))}
-    program = ["unshare", "--mount", "--propagation", "private", "sh", str(script)]
-    return RouterProcess(
+    root, folder = tmp_path / "root", tmp_path / "router"
+    chroot = ["chroot", f"--userspec={USER}:{USER}", "--groups=", str(root)]
+    router = RouterProcess(
         folder,
         {},
-        program=[*program, str(root), sys.executable, str(USER), DATA],
-        environment={"SHOWN": " ".join([*system, *sorted(outer), str(folder)]), "PYTHONPATH": str(ROOT)},
+        program=[*chroot, sys.executable, "-m", "router.app.cli"],
+        environment={"PYTHONPATH": str(ROOT)},
     )
+    with enclosed(root, shown(folder)):
+        yield router
+        router.kill()
 
 
-def test_it_stores_and_delivers_from_a_read_only_root_without_privileges(
-    tmp_path: Path, enclosed: RouterProcess
-) -> None:
+def test_it_stores_and_delivers_from_a_read_only_root_without_privileges(tmp_path: Path, router: RouterProcess) -> None:
     with Oracle(tmp_path / "oracle", destinations=1) as oracle:
-        router = enclosed
         router.write_rules('[[rule]]\nname = "everything"\nto = ["d0"]\n')
         text = router.config.read_text().replace(str(router.folder / "data"), DATA)
         router.config.write_text(f'{text}\n[destinations.d0]\nurl = "{oracle.urls["d0"]}"\n{SMALL}')
