@@ -16,6 +16,7 @@ want rsyslogd "rsyslog rsyslog-gnutls"
 want systemd-analyze systemd
 want nft nftables
 want ip iproute2
+want gcc gcc
 [ -e /usr/include/fuse3/fuse.h ] || need="$need fuse3 libfuse3-dev pkg-config"
 ls /usr/lib/*/libeatmydata.so* >/dev/null 2>&1 || need="$need libeatmydata1"
 [ -z "$need" ] && exit 0

@@ -90,6 +90,8 @@ class Housekeeping:
         self.metrics.set_held(counts.held, counts.dead)
         usage = self.spool.usage()
         self.metrics.set_spool(usage.bytes, usage.free_bytes)
+        if self.share.worker == 0:  # the folder is everybody's
+            self.metrics.set_quarantined(await asyncio.to_thread(self.spool.quarantined))
 
     async def attend(self) -> None:
         """What other processes have left to us: deliveries that are ready, and pauses that we were not told of."""

@@ -14,6 +14,8 @@ from pathlib import Path
 import apsw
 
 from router.errors import LedgerError
+from router.ledger.ballast import Ballast
+from router.ledger.mend import note_damage, set_aside_if_damaged
 from router.ledger.schema import immediate, migrate
 from router.ledger.store import Store
 from router.ports import Log
@@ -62,6 +64,7 @@ def prepare(path: Path, *, node: str, log: Log) -> bool:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        set_aside_if_damaged(path, log)
         connection = connect(path)
         try:
             fresh = migrate(connection)
@@ -72,6 +75,10 @@ def prepare(path: Path, *, node: str, log: Log) -> bool:
         finally:
             connection.close()
     except apsw.Error as error:
+        if isinstance(error, apsw.FullError) and Ballast(path).give():
+            log.warning("the disk is full: the ledger gives up its ballast")
+            return prepare(path, node=node, log=log)
+        note_damage(path, error)
         raise LedgerError(f"cannot use the ledger {path}: {error}") from error
     if taken:
         log.info("took over unfinished deliveries", count=taken)

@@ -11,6 +11,7 @@ lost for the next transaction and refuses the rest.
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
 import threading
 import time
@@ -23,7 +24,9 @@ from typing import Any, TypeVar
 import apsw
 
 from router.errors import LedgerError, fault_location
+from router.ledger.ballast import Ballast
 from router.ledger.counters import Counters
+from router.ledger.mend import note_damage, set_aside_if_damaged
 from router.ledger.queries import Queries
 from router.ledger.schema import immediate, migrate
 from router.ledger.shared import BUSY_TIMEOUT_MS, Turn, connect
@@ -98,6 +101,7 @@ class SqliteLedger:
         self._postponed: list[Any] = []
         """Jobs that met a full disk and must not be lost, in order."""
         self._committed_at = 0.0
+        self._ballast = Ballast(path)
         self._connection: apsw.Connection
         self._store: Store
         self._queries: Queries
@@ -114,6 +118,8 @@ class SqliteLedger:
         ledger = cls(path, node, log, share)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if share.alone:
+                set_aside_if_damaged(path, log)
             connection = ledger._connection = connect(path)
             connection.set_wal_hook(ledger._wal_grew)
             owners = f"{node}/"
@@ -130,8 +136,22 @@ class SqliteLedger:
             ledger._count()
             ledger._queries = Queries(path)
         except apsw.Error as error:
+            if isinstance(error, apsw.FullError) and ledger._ballast.give():
+                log.warning("the disk is full: the ledger gives up its ballast")
+                ledger._forsake()
+                return cls.open(path, node=node, log=log, share=share)
+            note_damage(path, error)
             raise LedgerError(f"cannot use the ledger {path}: {error}") from error
+        if share.worker == 0:
+            ledger._ballast.make()
         return ledger
+
+    def _forsake(self) -> None:
+        """Let go of what a failed ``open`` holds."""
+        if isinstance(self._turn, Turn):
+            self._turn.close()
+        with suppress(AttributeError, apsw.Error):
+            self._connection.close()
 
     def _count(self) -> None:
         self.counts = self._store.counters() if self.share.alone else self._store.shared_counters()
@@ -158,18 +178,22 @@ class SqliteLedger:
         self._store.relocate(instance, old, new)
 
     def follow(self, records: Iterable[Receipt], position: LogPosition, log: int = 0) -> None:
-        """Take in what a log of the spool has up to ``position``. Blocking; before ``start``.
+        """Take in what a log of the spool has up to ``position``. Blocking; before ``start``. Raises LedgerError.
 
         In several transactions, since reading a log takes time and others may want to write.
         """
         store, rest = self._store, iter(records)
-        while batch := list(islice(rest, FOLLOW_ROWS)):
+        try:
+            while batch := list(islice(rest, FOLLOW_ROWS)):
+                with self._turn, self._writing():
+                    for receipt in batch:
+                        store.record([receipt], receipt.info.received)
             with self._turn, self._writing():
-                for receipt in batch:
-                    store.record([receipt], receipt.info.received)
-        with self._turn, self._writing():
-            store.reach(position, log)
-        self._count()
+                store.reach(position, log)
+            self._count()
+        except apsw.Error as error:
+            note_damage(self.path, error)
+            raise LedgerError(f"cannot use the ledger {self.path}: {error}") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -357,6 +381,8 @@ class SqliteLedger:
                 closing = True
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + RENEW_EVERY
+                if self.share.worker == 0 and not self.full:
+                    self._ballast.make()
                 self._transaction([*jobs, _Call(self._renew, self._nobody())])
             elif jobs:
                 self._transaction(jobs)
@@ -421,14 +447,15 @@ class SqliteLedger:
                     self._run_call(job, now)
             self._apply(records, outcomes, now)
             store.commit()
-        except apsw.FullError:
-            self._rollback()
-            self._full(jobs)
-            return
         except Exception as error:
+            if self._lacks_room(error):
+                self._rollback()
+                self._full(jobs)
+                return
             # Constraint, I/O, a fault of ours: whatever it is, what was promised cannot be kept by going on.
             self._rollback()
             self.failed = True
+            note_damage(self.path, error)
             problem = LedgerError(f"commit failed: {error}")
             self.log.error("ledger failed", error=type(error).__name__)
             self._refuse(jobs, problem)
@@ -490,9 +517,19 @@ class SqliteLedger:
         if self._connection.in_transaction:
             self._connection.execute("rollback")
 
+    def _lacks_room(self, error: Exception) -> bool:
+        """A write found no room, on the disk or in a quota: for the latter SQLite has no word of its own."""
+        if isinstance(error, apsw.FullError):
+            return True
+        if getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_WRITE:
+            return False
+        return bool(self._connection.system_errno == errno.EDQUOT)
+
     def _full(self, jobs: list[Any]) -> None:
         """No space: what was answered and what was delivered waits for the next transaction, the rest is refused."""
         self.full = True
+        if self._ballast.give():
+            self.log.warning("the disk is full: the ledger gives up its ballast")
         self._postponed = [job for job in jobs if type(job) is Outcome or (type(job) is _Record and job.owed)]
         kept = set(map(id, self._postponed))
         self._refuse([job for job in jobs if id(job) not in kept], LedgerError("no space left for the ledger"))
@@ -517,11 +554,13 @@ class SqliteLedger:
                 self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.BusyError:
             return
-        except apsw.FullError:
-            # Nothing is lost: the WAL keeps it. Tried again after the next commits.
-            self.full = True
         except apsw.Error as error:
+            if self._lacks_room(error):
+                # Nothing is lost: the WAL keeps it. Tried again after the next commits.
+                self.full = True
+                return
             self.failed = True
+            note_damage(self.path, error)
             self.log.error("ledger checkpoint failed", error=type(error).__name__)
             self._on_failure(LedgerError(f"checkpoint failed: {error}"))
 

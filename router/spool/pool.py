@@ -132,7 +132,9 @@ class SegmentPool:
             elif segment.size:
                 # Made ahead and never used, or its first block is damaged: records tell their epoch themselves.
                 record = first_header(descriptor)
-                if record is not None:
+                if record is None:
+                    os.pread(descriptor, BLOCK, 0)  # raises if that is why: nobody knows what is in there
+                else:
                     segment.epoch = record.epoch
                     segment.kind = KIND_STREAM if record.flags & STREAMED else KIND_LOG
                     self._log.error("segment header damaged, read by its records", segment=named)

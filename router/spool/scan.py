@@ -26,7 +26,7 @@ from router.spool.record import (
     decode_meta,
     footer_is_whole,
 )
-from router.spool.segment import BLOCK, FIRST_RECORD, KIND_STREAM, read_header_at, read_mark
+from router.spool.segment import BLOCK, FIRST_RECORD, KIND_STREAM, read_at, read_header_at, read_mark
 
 _HASH_STEP = 1 << 20
 _SEARCH_STEP = 1 << 20
@@ -46,14 +46,14 @@ class Index:
 def problem_with(descriptor: int, offset: int, header: Header, *, hash_data: bool = True) -> str:
     """What is wrong with the record whose header this is; empty when it is whole."""
     end = offset + header.data_offset + header.data_length
-    if not footer_is_whole(os.pread(descriptor, FOOTER_SIZE, end), header):
+    if not footer_is_whole(read_at(descriptor, FOOTER_SIZE, end), header):
         return "footer missing or damaged"
     if not hash_data:
         return ""
     hasher = xxhash.xxh3_128()
     at = offset + header.data_offset
     while at < end:
-        data = os.pread(descriptor, min(_HASH_STEP, end - at), at)
+        data = read_at(descriptor, min(_HASH_STEP, end - at), at)
         if not data:
             return "data cut short"
         hasher.update(data)
@@ -104,7 +104,7 @@ def _search(descriptor: int, start: int, size: int, epoch: int) -> int | None:
     """
     at = start
     while at < size:
-        window = os.pread(descriptor, _SEARCH_STEP + len(MAGIC), at)
+        window = read_at(descriptor, _SEARCH_STEP + len(MAGIC), at)
         found = window.find(MAGIC)
         while 0 <= found < _SEARCH_STEP:
             candidate = at + found

@@ -12,6 +12,7 @@ how a damaged one is read (``scan``).
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Sequence
@@ -89,12 +90,34 @@ class SegmentFile:
         os.close(self.descriptor)
 
 
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """As os.pread, but blocks that the disk cannot read are given as zeros, which fail every check: damage like other
+    damage, and no reason to refuse what lies around it. Raises OSError for anything else."""
+    try:
+        return os.pread(descriptor, size, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    end = min(offset + size, os.fstat(descriptor).st_size)
+    pieces = []
+    while offset < end:
+        following = min(end, (offset // BLOCK + 1) * BLOCK)
+        try:
+            pieces.append(os.pread(descriptor, following - offset, offset))
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            pieces.append(bytes(following - offset))
+        offset = following
+    return b"".join(pieces)
+
+
 def _block(fixed: bytes) -> bytes:
     return (fixed + xxhash.xxh3_64_digest(fixed)).ljust(BLOCK, b"\0")
 
 
 def _checked(descriptor: int, size: int, offset: int) -> bytes | None:
-    block = os.pread(descriptor, size + _CHECK_SIZE, offset)
+    block = read_at(descriptor, size + _CHECK_SIZE, offset)
     return block[:size] if block[size:] == xxhash.xxh3_64_digest(block[:size]) else None
 
 
@@ -132,8 +155,8 @@ def read_mark(descriptor: int, epoch: int) -> int:
 
 def read_header_at(descriptor: int, offset: int, epoch: int | None = None) -> Header | None:
     """The record header at ``offset`` (of this epoch), or None."""
-    data = os.pread(descriptor, BLOCK, offset)
+    data = read_at(descriptor, BLOCK, offset)
     header = decode_header(data)
     if header is None and len(data) == BLOCK:  # nearly all fit a block
-        header = decode_header(os.pread(descriptor, HEADER_SIZE + META_LIMIT, offset))
+        header = decode_header(read_at(descriptor, HEADER_SIZE + META_LIMIT, offset))
     return header if header is not None and (epoch is None or header.epoch == epoch) else None

@@ -79,7 +79,7 @@ from router.spool.lock import take_lock
 from router.spool.pool import Segment, SegmentPool
 from router.spool.record import FoundRecord
 from router.spool.scan import scan
-from router.spool.segment import FIRST_RECORD, KIND_LOG, KIND_STREAM, read_header_at
+from router.spool.segment import FIRST_RECORD, KIND_LOG, KIND_STREAM, read_at, read_header_at
 from router.spool.source import StoredData, read_whole
 from router.spool.space import Space
 from router.spool.staging import can_write_direct
@@ -389,7 +389,7 @@ class Spool:
         try:
             with open(path, "wb", opener=_private) as target:
                 at, end = location.offset, location.offset + location.length
-                while at < end and (data := os.pread(source, min(1 << 20, end - at), at)):
+                while at < end and (data := read_at(source, min(1 << 20, end - at), at)):
                     target.write(data)
                     at += len(data)
                 target.flush()
@@ -401,6 +401,10 @@ class Spool:
         finally:
             os.close(source)
         return path
+
+    def quarantined(self) -> int:
+        """How many damaged records lie aside. Blocking. Raises OSError."""
+        return sum(1 for _ in self._quarantine.glob("*.rec"))
 
     # Compacting --------------------------------------------------------------------------------------------
 

@@ -110,5 +110,5 @@ MUTANTS: dict[str, Callable[[], None]] = {
 if __name__ == "__main__":
     from router.app.cli import main
 
-    MUTANTS[sys.argv.pop(1)]()
+    (MUTANTS | NEEDS_STRICT_DISK)[sys.argv.pop(1)]()
     sys.exit(main())

@@ -6,6 +6,7 @@ Both are ``UID SHA-256``.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -84,6 +85,11 @@ class Oracle:
             process = self._spawn("tests.torture.sender", str(port), f"S{index}", str(path), str(seed + index))
             self._senders.append(process)
 
+    def stall(self, destination: int | None) -> None:
+        """This destination neither answers nor ends; any other does its work. None: all do."""
+        for index, child in enumerate(self._children[: self.count]):
+            child.send_signal(signal.SIGSTOP if index == destination else signal.SIGCONT)
+
     def stop_sending(self, seconds: float = 60) -> None:
         for sender in self._senders:
             sender.stdin.close()  # type: ignore[union-attr]
@@ -113,6 +119,7 @@ class Oracle:
         return Verdict(len(answered), len(answered) * self.count, lost, changed, duplicates, unasked)
 
     def close(self) -> None:
+        self.stall(None)
         for child in self._children:
             if child.stdin is not None and not child.stdin.closed:
                 child.stdin.close()
