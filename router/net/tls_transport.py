@@ -76,6 +76,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._made = False
         """The protocol has been told of the connection."""
         self._heard = False
+        self._answered = False
+        """Something came that could be decrypted: the peer has taken our certificate."""
         self._reading = True
         self._full = False
         """The socket takes no more for now."""
@@ -121,6 +123,12 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if not (self._closing or self._answered or self._server_side) and self._shaken:
+            # In TLS 1.3 our side of the handshake is over before the peer has seen our certificate. The alert by which
+            # it refuses that is lost where its end of the connection is closed before our request was read.
+            self._failure = TlsFailure(
+                "the peer closed without a word, as one that refuses our certificate", "tls_refused"
+            )
         self._closing = True
         self._raw = None
         self._waiting.clear()
@@ -263,6 +271,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             except ssl.SSLError as error:
                 problem = error
             if got:
+                self._answered = True
                 protocol.buffer_updated(got)
             if problem is not None:
                 self._fail(failure(problem))

@@ -359,6 +359,24 @@ async def test_a_destination_without_a_good_certificate_gets_nothing(
         assert listening.metrics.opened == 0
 
 
+async def test_a_peer_that_drops_the_connection_behind_the_handshake_may_refuse_our_certificate(
+    authority: Authority, server: Identity, client: Identity
+) -> None:
+    """What it said of that in TLS 1.3 is lost if our request was under way."""
+    context = make_context(settings(server, authority), server_side=True)
+    gone: list[asyncio.StreamWriter] = []
+
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.transport.abort()
+        gone.append(writer)
+
+    async with await asyncio.start_server(drop, "127.0.0.1", 0, ssl=context) as peer:
+        with pytest.raises(TlsFailure, match="refuses our certificate"):
+            await dial(peer.sockets[0].getsockname()[1], settings(client, authority))
+        await until(lambda: bool(gone))
+
+
 async def test_the_name_in_a_certificate_may_be_said(authority: Authority, client: Identity) -> None:
     async with node(settings(authority.issue("named", "pacs.hospital"), authority)) as listening:
         (await dial(listening.port, settings(client, authority, server_name="pacs.hospital"))).release()

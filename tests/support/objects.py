@@ -95,10 +95,11 @@ def sha256(data: bytes) -> str:
 
 
 def received(folder: Path) -> dict[str, list[str]]:
-    """SOP Instance UID to the SHA-256 of each data set found below ``folder``, in any file name."""
+    """SOP Instance UID to the SHA-256 of each data set found below ``folder``, in any file name but hidden ones: those
+    are being written."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.stat().st_size > 132:
+        if not path.name.startswith(".") and path.is_file() and path.stat().st_size > 132:
             sample = read_sample(path)
             found.setdefault(sample.sop_instance, []).append(sha256(sample.data))
     return found

@@ -34,6 +34,8 @@ class RawSender:
             for context in self.association.accepted_contexts
         }
         self._message_id = 0
+        if not self.established:
+            self._close()
 
     @property
     def established(self) -> bool:
@@ -75,6 +77,16 @@ class RawSender:
     def release(self) -> None:
         if self.association.is_established:
             self.association.release()
+        self._close()
 
     def abort(self) -> None:
         self.association.abort()
+        self._close()
+
+    def _close(self) -> None:
+        """Once its thread is over: pynetdicom leaves a socket open if the peer was the first to close it."""
+        if self.association.is_alive():
+            self.association.join(5)
+        dialed = self.association.dul.socket
+        if dialed is not None and dialed.socket is not None:
+            dialed.socket.close()
