@@ -20,6 +20,8 @@ from router.app.router import Router
 from router.app.service_manager import ServiceManager
 from router.errors import ConfigError, RouterError
 from router.model import ALONE, Share
+from router.observe.faults import log_of_loop, log_uncaught
+from router.observe.log_key import kept_key
 from router.observe.logs import configure_logging, get_logger
 
 OPEN_FILES = 65536
@@ -56,10 +58,31 @@ def run(config_path: Path | None, env: Mapping[str, str] | None = None) -> int:
 
 def set_up(config: Config) -> None:
     """What a process needs before its loop."""
-    configure_logging(config.log_format, level=config.log_level, uids=config.log_uids)
-    sys.setswitchinterval(SWITCH_INTERVAL)
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory holds images of patients
+    _no_core()
+    _log(config)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+
+
+def _log(config: Config) -> None:
+    key, told = None, ""
+    if config.log_uids == "hashed":
+        try:
+            key, told = kept_key(config.data_dir)
+        except OSError as error:
+            told = f"the key of the hashes of UIDs cannot be kept ({error.strerror}): they compare within this run only"
+    configure_logging(config.log_format, level=config.log_level, uids=config.log_uids, key=key)
+    log_uncaught()
+    if told:
+        get_logger().warning("log", told=told)
+
+
+def _no_core() -> None:
+    """Memory holds images of patients. A limit of 0 does not keep Linux from handing it to a program
+    (``kernel.core_pattern``); one byte does, and is too little for a file as well."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    least = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (least, least))
 
 
 def open_files() -> int:
@@ -98,6 +121,7 @@ async def serve(
     manager = manager if manager is not None else ServiceManager({})
     log = get_logger() if share.alone else get_logger(worker=share.worker)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_of_loop)
     stopping = asyncio.Event()
     now = asyncio.Event()
 

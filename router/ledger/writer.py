@@ -216,7 +216,7 @@ class SqliteLedger:
         """``failed`` is called in the ledger's thread, once."""
         self._loop = loop
         self._on_failure = failed
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
     async def close(self) -> None:
@@ -371,6 +371,16 @@ class SqliteLedger:
 
     # The thread --------------------------------------------------------------------------------------------
 
+    def _work(self) -> None:
+        try:
+            self._run()
+        except Exception as error:
+            # Nobody would be answered any more, and nobody told: after a fault of ours it refuses, and the router ends.
+            self.failed = True
+            self.log.error("fault in the ledger's thread", fault=fault_location(error))
+            self._on_failure(LedgerError("the ledger's thread has ended"))
+            self._run()
+
     def _run(self) -> None:
         closing = False
         renew_at = time.monotonic() + RENEW_EVERY
@@ -456,7 +466,8 @@ class SqliteLedger:
             self._rollback()
             self.failed = True
             note_damage(self.path, error)
-            problem = LedgerError(f"commit failed: {error}")
+            # SQLite's words name columns; those of other exceptions can quote what they failed on.
+            problem = LedgerError(f"commit failed: {error if isinstance(error, apsw.Error) else fault_location(error)}")
             self.log.error("ledger failed", error=type(error).__name__)
             self._refuse(jobs, problem)
             self._on_failure(problem)

@@ -1,9 +1,7 @@
-"""Logs: one line per thing that happened, JSON unless a terminal reads it, and nothing of a patient.
+"""Logs: one line per thing that happened, JSON unless a terminal reads it, and nothing of a patient (``redaction``).
 
-Everything goes through one chain of processors, also what libraries log by ``logging``. The redaction near its end is
-the last line of defence, not the first: nobody should pass data of a patient in. Values under names that can hold such
-data are dropped, and UIDs of instances, series and studies become keyed hashes, equal for equal UIDs within one
-run, unless the site wants them in full. UIDs of the standard itself (SOP classes, transfer syntaxes) stay as they are.
+Everything goes through one chain of processors, also what libraries log by ``logging``. Of theirs the format is
+written, not what was put into it.
 
 A log that cannot be written never stops the router: a full disk or a closed pipe loses lines, nothing else.
 """
@@ -12,111 +10,17 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
-import traceback
-from collections.abc import Mapping, MutableMapping
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
 import structlog
 
-from router.errors import RouterError
+from router.observe.redaction import EventDict, Redaction, describe, where_it_happened
 from router.ports import Log
 
 FORMATS: Final = ("auto", "json", "console")
 LEVELS: Final = ("debug", "info", "warning", "error")
 UID_MODES: Final = ("hashed", "full")
-
-REDACTED: Final = "[redacted]"
-_PATIENT: Final = frozenset(
-    (
-        "accession",
-        "accessionnumber",
-        "attributes",
-        "birthdate",
-        "comment",
-        "dataset",
-        "errorcomment",
-        "ethnicgroup",
-        "institutionname",
-        "mothersmaidenname",
-        "operatorsname",
-        "otherpatientids",
-        "otherpatientnames",
-        "patient",
-        "patientaddress",
-        "patientbirthdate",
-        "patientcomments",
-        "patientid",
-        "patientname",
-        "patientsex",
-        "performingphysicianname",
-        "referringphysicianname",
-        "requestingphysician",
-        "seriesdescription",
-        "studydescription",
-        "studyid",
-        "telephonenumbers",
-        "value",
-        "values",
-    )
-)
-"""Names, without case and punctuation, whose values are never written."""
-_HELD_BY_THE_STANDARD = "1.2.840.10008."
-_UID = re.compile(r"(?<![\w.])(?:2\.25\.[0-9]{4,39}|[0-2](?:\.(?:0|[1-9][0-9]*)){4,})(?![\w.]*[\w])")
-_UID_NAMES = frozenset(("sop_instance", "study", "series", "study_uid", "series_uid", "uid", "sop_instance_uid"))
-
-EventDict = MutableMapping[str, Any]
-
-
-class Redaction:
-    """A structlog processor: drops values of patients, hashes UIDs.
-
-    Args:
-        uids: ``hashed`` or ``full``.
-        key: Of the hashes, 16 to 64 bytes. Whoever has it can tell which UID a hash stands for by trying.
-    """
-
-    def __init__(self, *, uids: str = "hashed", key: bytes | None = None) -> None:
-        self._hash_uids = uids == "hashed"
-        self._key = key if key is not None else os.urandom(32)
-
-    def __call__(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
-        for name, value in event.items():
-            event[name] = self._clean(name, value)
-        return event
-
-    def _clean(self, name: str, value: Any) -> Any:
-        if name in _UID_NAMES and isinstance(value, str):
-            return self.hash(value) if self._hash_uids else value
-        if _squeeze(name) in _PATIENT:
-            return REDACTED
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, Mapping):
-            return {str(key): self._clean(str(key), inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple | set | frozenset):
-            return [self._clean("", inner) for inner in value]
-        if isinstance(value, bytes | bytearray | memoryview):
-            return f"[{len(value)} bytes]"
-        if isinstance(value, BaseException):
-            return self.text(describe(value))
-        return value
-
-    def hash(self, uid: str) -> str:
-        """Twelve hex digits, the same for the same UID as long as the key is the same."""
-        if not uid or uid.startswith(_HELD_BY_THE_STANDARD):
-            return uid
-        return "uid:" + blake2b(uid.encode("utf-8", "replace"), key=self._key, digest_size=6).hexdigest()
-
-    def text(self, text: str) -> str:
-        """Free text with the UIDs in it hashed."""
-        if not self._hash_uids or "." not in text:
-            return text
-        return _UID.sub(lambda found: self.hash(found.group()), text)
-
 
 _to_json = structlog.processors.JSONRenderer(default=str)
 
@@ -127,29 +31,32 @@ def _in_order(logger: Any, method: str, event: EventDict) -> str | bytes:
     return _to_json(logger, method, {**first, **event})
 
 
-def describe(error: BaseException) -> str:
-    """The class of an exception, and its text if we or the operating system wrote it. Other texts quote what they
-    failed on (``invalid literal for int(): 'DOE^JANE'``) and stay out."""
-    name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, RouterError | OSError) else name
+def _in_the_line(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """structlog gives exceptions lines of their own; what begins a line for a person is what happened."""
+    if "exception" in event:
+        event["fault"] = event.pop("exception")
+    return event
+
+
+def _of_library(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """A library's record: its format without what was to be put in, and who said it. asyncio puts it in itself, behind
+    a bracket: ``Exception in callback store(<what was given to it>)``."""
+    record: logging.LogRecord = event.pop("_record")
+    del event["_from_structlog"]
+    said: Any = record.msg
+    if isinstance(said, BaseException):
+        text = describe(said)
+    else:
+        text = said.partition("\n")[0] if isinstance(said, str) else type(said).__name__
+    if record.name == "asyncio":
+        text = text.partition("(")[0].partition("<")[0].rstrip(" :")
+    event["event"] = text
+    event["library"] = record.name
+    return event
 
 
 def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
-    """Where it happened, without source lines, variables and foreign texts."""
-    lines = []
-    error: BaseException | None = exc_info[1]
-    while error is not None:
-        frames = [
-            f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
-            for frame in traceback.extract_tb(error.__traceback__)
-        ]
-        lines.append(" > ".join([*frames, describe(error)]))
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return "\n".join(lines)
-
-
-def _squeeze(name: str) -> str:
-    return name.replace("_", "").replace("-", "").replace(" ", "").lower()
+    return where_it_happened(exc_info[1])
 
 
 class _Stream:
@@ -205,14 +112,15 @@ def configure_logging(
         structlog.processors.ExceptionRenderer(_traceback),
         Redaction(uids=uids, key=key),
     ]
-    last: structlog.typing.Processor
+    last: list[structlog.typing.Processor]
     if format == "json" or (format == "auto" and not terminal):
-        last = _in_order
+        last = [_in_order]
     else:
-        last = structlog.dev.ConsoleRenderer(colors=terminal and not os.environ.get("NO_COLOR"), pad_event_to=0)
+        colors = terminal and not os.environ.get("NO_COLOR")
+        last = [_in_the_line, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)]
     output = _Stream(target)
     structlog.configure(
-        processors=[*shared, last],
+        processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", output)),
         cache_logger_on_first_use=False,
@@ -220,7 +128,7 @@ def configure_logging(
     handler = logging.StreamHandler(cast("TextIO", output))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last]
+            foreign_pre_chain=[_of_library, *shared], processors=last, use_get_message=False
         )
     )
     root = logging.getLogger()

@@ -416,6 +416,44 @@ async def test_a_fault_in_what_somebody_asks_is_his_alone(tmp_path: Path) -> Non
     await ledger.close()
 
 
+async def test_a_commit_that_fails_by_a_fault_of_ours_says_where_and_not_on_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(tmp_path)
+
+    def fail(*_: object) -> None:
+        int("DOE^JANE")
+
+    monkeypatch.setattr(Store, "record", fail)
+    with pytest.raises(LedgerError, match=r"commit failed: ValueError at test_ledger\.py:\d+$"):
+        await record(ledger, receipt(to="a"))
+    assert ledger.failed
+    await ledger.close()
+
+
+async def test_a_fault_in_the_ledgers_thread_is_told_and_everybody_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(tmp_path)
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    ledger._on_failure = lambda problem: loop.call_soon_threadsafe(told.set)
+    gather, faults = ledger._gather, iter([ValueError("DOE^JANE")])
+
+    def gather_and_fail(until: float) -> list[object]:
+        for fault in faults:
+            raise fault
+        return gather(until)
+
+    monkeypatch.setattr(ledger, "_gather", gather_and_fail)
+    asked = [asyncio.ensure_future(ledger.flush()) for _ in range(2)]  # the first wakes the thread
+    await asyncio.wait_for(told.wait(), 10)
+    results = await asyncio.wait_for(asyncio.gather(*asked, ledger.flush(), return_exceptions=True), 10)
+    assert isinstance(results[-1], LedgerError)
+    assert ledger.failed
+    await ledger.close()
+
+
 async def test_a_changed_version_that_is_held_stays_held_when_it_is_merely_repeated(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     await record(ledger, receipt("2.25.5", to=("a",), content=b"1"))

@@ -6,6 +6,8 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import DeliveryError, SpoolError
-from router.observe.logs import REDACTED, Redaction, configure_logging, get_logger
+from router.model import Status
+from router.observe.logs import configure_logging, get_logger
+from router.observe.redaction import LONGEST, REDACTED, Redaction
 
 CANARY = "CANARY^PATIENT"
 SENT = "sent 1.3.6.1.4.1.5962.99.1.2280943358.716200484."
@@ -170,14 +174,25 @@ def test_bytes_are_counted_not_shown() -> None:
     assert lines(stream)[0]["pdu"] == f"[{len(CANARY)} bytes]"
 
 
-def test_libraries_log_the_same_way() -> None:
+def test_libraries_log_the_same_way_and_without_what_they_put_into_their_texts() -> None:
     stream = io.StringIO()
     configure_logging("json", stream=stream)
-    logging.getLogger("uvicorn.error").warning("about %s", SOP)
+    logging.getLogger("uvicorn.error").warning("about %s", CANARY)
     logging.getLogger("uvicorn.error").info("chatter")
-    (line,) = lines(stream)
-    assert line["level"] == "warning"
-    assert SOP not in line["event"]
+    logging.getLogger("uvicorn.error").error(ValueError(CANARY))
+    logging.getLogger("uvicorn.error").error("first line\nof %s", CANARY)
+    callback = f"Exception in callback store('{CANARY}')\nhandle: <Handle store('{CANARY}')>"
+    logging.getLogger("asyncio").error(callback)
+    task = f"Task exception: <Task name='{CANARY}'>"
+    logging.getLogger("asyncio").error(task)
+    assert CANARY not in stream.getvalue()
+    assert [(line["event"], line["level"], line["library"]) for line in lines(stream)] == [
+        ("about %s", "warning", "uvicorn.error"),
+        ("ValueError", "error", "uvicorn.error"),
+        ("first line", "error", "uvicorn.error"),
+        ("Exception in callback store", "error", "asyncio"),
+        ("Task exception", "error", "asyncio"),
+    ]
 
 
 def test_setting_up_twice_does_not_write_twice() -> None:
@@ -204,8 +219,70 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
     logging.getLogger("library").error("still here")
 
 
-def test_values_that_json_does_not_know_are_written_as_text() -> None:
+def test_of_values_whose_text_is_not_ours_only_the_kind_is_written() -> None:
     stream = io.StringIO()
     configure_logging("json", stream=stream)
-    get_logger().info("odd", kind=SpoolError, number=1 + 2j)
-    assert lines(stream)[0]["number"] == "(1+2j)"
+
+    @dataclass
+    class Instance:
+        patient_id: str = CANARY
+
+    get_logger().info("odd", kind=SpoolError, number=1 + 2j, path=Path("a/b"), status=Status.SUCCESS, info=Instance())
+    (line,) = lines(stream)
+    assert (line["kind"], line["number"], line["path"], line["info"]) == ("SpoolError", "(1+2j)", "a/b", "[Instance]")
+    assert CANARY not in stream.getvalue()
+
+
+@pytest.mark.parametrize("key", ["password", "key_password", "KeyPassphrase", "api_token", "client-secret", "Cookie"])
+def test_names_of_secrets_never_reach_a_log(key: str) -> None:
+    stream = io.StringIO()
+    configure_logging("json", uids="full", stream=stream)
+    get_logger().info("loaded", **{key: CANARY}, nested={key: CANARY.encode()}, listed=[{key: 4711}])
+    assert CANARY not in stream.getvalue()
+    assert "4711" not in stream.getvalue()
+
+
+HOSTILE = {
+    "a line of its own": "CT1\n2026-01-01 [error] disk failed",
+    "a carriage return": "CT1\rall is well",
+    "a title for the terminal": "\x1b]0;owned\x07",
+    "colours": "\x1b[2J\x1b[31m",
+    "an eight-bit control sequence": "\x9b2J",
+    "from right to left": "CT1\u202egnp.exe",
+    "nothing to see": "C\u200bT1",
+    "a line separator": "CT1\u2028CT2",
+    "a lone surrogate": "CT\udcff",
+    "a NUL": "CT1\0",
+    "delete": "CT1\x7f",
+}
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_what_a_peer_says_cannot_leave_its_place_in_the_line(format: str, text: str) -> None:
+    stream = io.StringIO()
+    configure_logging(format, stream=stream)
+    get_logger().info("association rejected", calling_ae=text, listed=[text], nested={text: text}, sop_instance=text)
+    configure_logging(format, uids="full", stream=stream)
+    get_logger().info("association rejected", calling_ae=text, sop_instance=text)
+    get_logger().warning(text)
+    logging.getLogger("library").warning(text)
+    try:
+        raise DeliveryError(text)
+    except DeliveryError:
+        get_logger().error("failed", exc_info=True)
+    written = stream.getvalue()
+    assert written.count("\n") == len(written.splitlines()) == 5
+    assert all(line.isprintable() for line in written.splitlines()), "as it stands in the file"
+    if format == "json":
+        for line in lines(stream):
+            assert all(value.isprintable() for value in line.values() if isinstance(value, str)), "as a reader shows it"
+
+
+def test_long_texts_are_shortened() -> None:
+    stream = io.StringIO()
+    configure_logging("json", stream=stream)
+    get_logger().info("said", text="x" * 10**6, escaped="\n" * 10**6)
+    (line,) = lines(stream)
+    assert line["text"].endswith(f"({10**6 - LONGEST} more)")
+    assert len(stream.getvalue()) < 8 * LONGEST

@@ -34,6 +34,7 @@ from router.app.workers.member import Member
 from router.errors import RouterError
 from router.ledger import shared
 from router.model import Listener, Share
+from router.observe.faults import log_of_loop
 from router.observe.logs import get_logger
 from router.spool.lock import take_lock
 from router.web.admin import create_app
@@ -74,6 +75,7 @@ class Parent:
     async def run(self) -> int:
         """Until all workers have ended; gives the exit code."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_of_loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._terminate)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
