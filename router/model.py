@@ -244,6 +244,19 @@ class Outcome:
     """RETRY: epoch seconds before which it is not leased again."""
 
 
+@value
+class AuditRow:
+    """Something that the audit trail has to tell."""
+
+    id: int
+    """Rising."""
+    at: float
+    """Epoch seconds."""
+    what: str
+    """``received``, ``sent``, ``started``, ``stopped``, ``alert``, ``operator``, ``read``."""
+    facts: dict[str, Any]
+
+
 # What the configuration says, past the loader. -------------------------------------------------------------
 
 
@@ -306,6 +319,19 @@ class TlsSettings:
     """Of a destination: SHA-256 of the public keys it may have, lower-case hexadecimal."""
     place: str = ""
     """Where the configuration says so, for what there is to say of the files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings:
+    """Where the audit trail goes."""
+
+    kind: str = "off"
+    """``file``, ``collector`` or ``off``."""
+    host: str = ""
+    port: int = 0
+    tls: TlsSettings | None = None
+    keep: float = 0.0
+    """Seconds that files stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

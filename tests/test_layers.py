@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"dimse"},
     {"net"},
     {"services"},
-    {"spool", "ledger", "routing", "delivery"},
+    {"spool", "ledger", "routing", "delivery", "audit"},
     {"web"},
     {"app"},
 ]

@@ -24,6 +24,9 @@ from router.ports import Log
 LOOK_EVERY = 3600.0
 """Seconds between looks at what is about to end."""
 
+COLLECTOR = "(audit collector)"
+"""Its name where destinations have theirs; none of theirs has brackets."""
+
 SetExpiry = Callable[[str, str, float], None]
 """(listener, destination, epoch seconds); one of the two names is empty."""
 
@@ -41,6 +44,8 @@ class CertificatesInForce:
     def __init__(self, config: Config, *, expires: SetExpiry, log: Log) -> None:
         self.listeners: dict[str, Credentials] = {}
         self.destinations: dict[str, Credentials] = {}
+        self.collector: dict[str, Credentials] = {}
+        """Of the audit trail; empty where it has none."""
         self._expires = expires
         self._log = log
         self._lock = asyncio.Lock()
@@ -52,6 +57,8 @@ class CertificatesInForce:
         for destination in config.destinations:
             if destination.tls is not None:
                 _load(self.destinations, destination.name, destination.tls, problems, server_side=False)
+        if config.audit.tls is not None:
+            _load(self.collector, COLLECTOR, config.audit.tls, problems, server_side=False)
         if problems:
             raise ConfigError(problems)
         self._stamps = self._stamp()
@@ -62,7 +69,7 @@ class CertificatesInForce:
         problems = []
         async with self._lock:
             self._stamps = await asyncio.to_thread(self._stamp)
-            for credentials in (*self.listeners.values(), *self.destinations.values()):
+            for _, _, credentials in self._all():
                 before = credentials.certificate
                 try:
                     await asyncio.to_thread(credentials.reload)
@@ -119,7 +126,7 @@ class CertificatesInForce:
 
     def _all(self) -> list[tuple[str, str, Credentials]]:
         return [(name, "", one) for name, one in self.listeners.items()] + [
-            ("", name, one) for name, one in self.destinations.items()
+            ("", name, one) for name, one in (*self.destinations.items(), *self.collector.items())
         ]
 
     def _files(self) -> list[Path]:

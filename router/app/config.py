@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from router.app.config_model import (
+    AuditModel,
     ConfigModel,
     DestinationModel,
     DestinationTlsModel,
@@ -22,10 +23,20 @@ from router.app.config_model import (
     ListenTlsModel,
     PeerModel,
     parse_bind,
+    parse_collector,
 )
 from router.app.config_source import ConfigSource
 from router.errors import ConfigError
-from router.model import CertificateBinding, Destination, Limits, Listener, Peer, SpoolSettings, TlsSettings
+from router.model import (
+    AuditSettings,
+    CertificateBinding,
+    Destination,
+    Limits,
+    Listener,
+    Peer,
+    SpoolSettings,
+    TlsSettings,
+)
 from router.toml_positions import KeyPath
 
 DEFAULT_NAME = "router.toml"
@@ -53,6 +64,7 @@ class Config:
     log_level: str
     log_uids: str
     shutdown_grace: float
+    audit: AuditSettings = field(default_factory=AuditSettings)
     warnings: tuple[str, ...] = ()
 
 
@@ -140,6 +152,7 @@ class _Builder:
             log_level=model.log.level,
             log_uids=model.log.uids,
             shutdown_grace=model.node.shutdown_grace,
+            audit=self._audit(model.audit),
             warnings=tuple(self.warnings),
         )
 
@@ -185,6 +198,13 @@ class _Builder:
             public_keys=tuple(item.public_key_sha256) if isinstance(item, DestinationTlsModel) else (),
             place=self.source.at(at, "").removesuffix(": "),
         )
+
+    def _audit(self, item: AuditModel) -> AuditSettings:
+        if item.to in ("file", "off"):
+            return AuditSettings(kind=item.to, keep=item.keep)
+        host, port = parse_collector(item.to)
+        settings = self._tls(item.tls or DestinationTlsModel(), ("audit", "tls"))
+        return AuditSettings(kind="collector", host=host, port=port, tls=settings)
 
     def _binds(self, listeners: tuple[Listener, ...]) -> None:
         for index, listener in enumerate(listeners):

@@ -474,6 +474,47 @@ class LogModel(_Table):
     """Whether UIDs stand in logs in the clear."""
 
 
+_COLLECTOR = "syslog+tls"
+
+
+class AuditModel(_Table):
+    """The audit trail of PS3.15 A.5: who sent what to whom, about which patient."""
+
+    to: str = "file"
+    """"file" for a file a day in `audit/` under node.data_dir, "syslog+tls://host:6514" for a collector (RFC 5425), or
+    "off"."""
+    keep: Seconds = 365 * 86400.0
+    """How long files stay."""
+    tls: DestinationTlsModel | None = None
+    """For a collector; by default the system's CAs are trusted, and no certificate is shown."""
+
+    @field_validator("to")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        if value not in ("file", "off"):
+            parse_collector(value)
+        return value
+
+    @model_validator(mode="after")
+    def _only_where_tls_is(self) -> Self:
+        if self.tls is not None and self.to in ("file", "off"):
+            raise ValueError(f'tls is for a collector: to = "{_COLLECTOR}://host:6514"')
+        return self
+
+
+def parse_collector(url: str) -> tuple[str, int]:
+    """Host and port. Raises ValueError that says what would do."""
+    problem = f'"{url}" should be "file", "off", or like "{_COLLECTOR}://collector.hospital:6514"'
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6514
+    except ValueError:
+        raise ValueError(problem) from None
+    if parts.scheme != _COLLECTOR or not parts.hostname or parts.username or parts.path not in ("", "/") or parts.query:
+        raise ValueError(problem)
+    return parts.hostname, port
+
+
 def _default_listen() -> list[ListenModel]:
     return [ListenModel(bind="127.0.0.1:11112", accept="any", tls="off")]
 
@@ -501,6 +542,8 @@ class ConfigModel(_Table):
     """For operators and monitoring."""
     log: LogModel = Field(default_factory=LogModel)
     """Written to standard error."""
+    audit: AuditModel = Field(default_factory=AuditModel)
+    """The audit trail."""
 
 
 def json_schema() -> dict[str, Any]:

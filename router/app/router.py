@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from router.app.certificates import CertificatesInForce
+from router.app.alerts import Alerts
+from router.app.certificates import COLLECTOR, CertificatesInForce
 from router.app.config import Config
 from router.app.control import RouterControl
 from router.app.held import HeldInstances
@@ -19,6 +20,8 @@ from router.app.known import KnownInstances
 from router.app.recovery import reconcile
 from router.app.rules_in_force import RulesInForce
 from router.app.workers.told import socket_of, told_routes
+from router.audit.sinks import CollectorSink, FileSink, Sink
+from router.audit.trail import Trail
 from router.delivery.dicom_sender import DicomSender
 from router.delivery.folder_sender import FolderSender
 from router.delivery.lane import Lane
@@ -91,7 +94,10 @@ class Router:
         self.house: House
         self.admin: AdminServer | None = None
         self.held: HeldInstances
+        self.trail: Trail | None = None
+        self.alerts: Alerts | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._telling: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @classmethod
@@ -183,6 +189,7 @@ class Router:
             failed=self._spool_failed,
             broken=self._spool_broken,
         )
+        await self._begin_audit()
         self.held = HeldInstances(self)
         for name, reason in self.ledger.paused().items():
             if name in self.lanes:
@@ -212,6 +219,7 @@ class Router:
                 log=log,
                 shared=not self.share.alone,
                 credentials=self.certificates.listeners.get(listener.name),
+                alert=self._refused,
             )
             self.listeners.append(server)
             await server.start()
@@ -229,10 +237,48 @@ class Router:
             self.loop.create_task(self.certificates.watch(), name="certificates"),
             self.loop.create_task(LoopLag(self.metrics.loop_lag).run(), name="loop lag"),
         ]
+        if self.alerts is not None:
+            self._tasks.append(self.loop.create_task(self.alerts.run(), name="alerts"))
+        if self.trail is not None:
+            self._tasks.append(self.loop.create_task(self.trail.run(), name="audit trail"))
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
         port = self.admin.port if self.share.alone else config.admin_port
         log.info("ready", admin=f"{config.admin_host}:{port}", rules=rules.version)
+
+    async def _begin_audit(self) -> None:
+        """Each process of a node writes what it has to tell; the first one tells it."""
+        settings, ledger = self.config.audit, self.ledger
+        if settings.kind == "off":
+            return
+        self.alerts = Alerts(lambda facts: ledger.audit("alert", facts))
+        if self.share.worker:
+            return
+        await ledger.audit("started", {})
+        sink: Sink
+        if settings.kind == "collector":
+            sink = CollectorSink(settings.host, settings.port, self.certificates.collector[COLLECTOR])
+        else:
+            sink = FileSink(self.config.data_dir / "audit", settings.keep)
+        self.trail = Trail(
+            ledger, sink, node=self.config.node, destinations=self.config.destinations, log=self.log,
+            waiting=self.metrics.set_audit,
+        )  # fmt: skip
+
+    async def _end_audit(self) -> None:
+        """After everything else: what cannot be told now is told after the next start."""
+        try:
+            if self.alerts is not None:
+                await self.alerts.flush(all_of_them=True)
+            if self.trail is not None:
+                await self.ledger.audit("stopped", {})
+                await self.trail.close()
+        except LedgerError:
+            self.log.error("the end could not be written to the audit trail")
+
+    def _refused(self, listener: str, reason: str, address: str, calling_ae: str) -> None:
+        if self.alerts is not None:
+            self.alerts.refused(listener, reason, address, calling_ae)
 
     def _open_storage(self) -> None:
         """Blocking: nothing is served yet."""
@@ -248,7 +294,13 @@ class Router:
         share = self.share
         self.spool = Spool.open(folder / "spool", self.config.spool, log=self.log, share=share)
         try:
-            self.ledger = SqliteLedger.open(folder / "ledger.db", node=self.config.node, log=self.log, share=share)
+            self.ledger = SqliteLedger.open(
+                folder / "ledger.db",
+                node=self.config.node,
+                log=self.log,
+                share=share,
+                audit=self.config.audit.kind != "off",
+            )
         except RouterError:
             self.spool.close_files()
             raise
@@ -327,6 +379,11 @@ class Router:
 
     def _rules_changed(self, rules: RuleSet) -> None:
         self.metrics.set_rules([rule.name for rule in rules.rules])
+        if self.share.worker == 0:
+            telling = self.loop.create_task(self.ledger.audit("operator", {"action": "rules changed"}), name="audit")
+            telling.add_done_callback(self._task_ended)
+            telling.add_done_callback(self._telling.discard)
+            self._telling.add(telling)
         self.held.decide_again("rules changed")
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
@@ -359,4 +416,6 @@ class Router:
         if hasattr(self, "spool"):
             await self.spool.close()
         if hasattr(self, "ledger"):
+            if not self.ledger.failed:
+                await self._end_audit()
             await self.ledger.close()

@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 
 from router.ledger.counters import Counters
-from router.model import Location, Priority, format_id, parse_id
+from router.model import AuditRow, Location, Priority, format_id, parse_id
 
 READ_TIMEOUT_MS = 5000
 PAGE = 10_000
@@ -67,6 +67,23 @@ class Queries:
         """Of all processes that share the ledger."""
         with self._lock:
             return Counters.of_rows(self._connection.execute("select name, number, bytes from counter"))
+
+    def audit_rows(self, after: int, limit: int) -> list[AuditRow]:
+        with self._lock:
+            return [
+                AuditRow(id=number, at=at, what=what, facts=json.loads(facts))
+                for number, at, what, facts in self._connection.execute(
+                    "select id, at, what, facts from audit where id>? order by id limit ?", (after, limit)
+                )
+            ]
+
+    def audit_waiting(self) -> tuple[int, float | None]:
+        """How many rows, and when the oldest was written."""
+        with self._lock:
+            row = self._connection.execute(
+                "select (select count(*) from audit), (select at from audit order by id limit 1)"
+            ).fetchone()
+        return (row[0], row[1]) if row is not None else (0, None)
 
     def place(self, instance: int) -> Location | None:
         """Where its record lies; None: nobody needs it any more."""

@@ -52,6 +52,9 @@ alter table log_position add column log {big} not null default 0;
 create unique index log_position_log on log_position(log);
 create table counter(name text primary key, number {big} not null, bytes {big} not null);
 """,
+    """
+create table audit(id integer primary key autoincrement, at {ts} not null, what text not null, facts text not null);
+""",
 )
 
 

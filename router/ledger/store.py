@@ -22,6 +22,7 @@ from typing import Any
 import apsw
 
 from router.errors import LedgerError
+from router.ledger.audit_rows import AuditRows
 from router.ledger.counters import Counters
 from router.ledger.rows import (
     DELIVERY_COLUMNS,
@@ -95,16 +96,20 @@ class Store:
     Args:
         owner: Names this run of this node in leases.
         share: Whether other processes write here too, and which log is ours.
+        audit: Whether an audit trail is kept.
     """
 
-    def __init__(self, connection: apsw.Connection, owner: str, share: Share = ALONE) -> None:
+    def __init__(self, connection: apsw.Connection, owner: str, share: Share = ALONE, *, audit: bool = False) -> None:
         self.connection = connection
+        self.audit = AuditRows(connection, wanted=audit)
         self.owner = owner
         self.share = share
         self.delta = Counters()
         """What the transaction under way changes; the writer applies or drops it."""
         self.woken: set[str] = set()
         """Destinations to which the transaction under way owes something again."""
+        self._early: dict[str, list[InstanceInfo]] = {}
+        """Of the receipts under way: what was delivered before they were told."""
         self._numbers = itertools.count(self._max("delivery") + 1)
 
     # Transactions --------------------------------------------------------------------------------------------
@@ -229,10 +234,15 @@ class Store:
             results.append(self._owe(receipt, now, None, instances, deliveries, delivered))
         self._insert_rows(INSERT_INSTANCE, instances)
         self._insert_rows(INSERT_DELIVERY, deliveries)
-        return [
+        whole = [
             self._again(receipt, now) if result is None else result
             for receipt, result in zip(receipts, results, strict=True)
         ]
+        self.audit.received(receipts, whole, now)
+        for destination, early in self._early.items():
+            self.audit.sent(destination, early, now)
+        self._early.clear()
+        return whole
 
     def _again(self, receipt: Receipt, now: float) -> ReceiptResult:
         """An instance under a UID that is known."""
@@ -282,6 +292,7 @@ class Store:
             number, destination = delivery.id, delivery.destination
             if delivered is not None and delivered.pop(number, None) is not None:
                 done += 1
+                self._early.setdefault(destination, []).append(info)
                 deliveries.append(
                     (number, info.id, destination, "done", int(decision.priority), 1, None, 1, None, 0, None, now)
                 )
@@ -492,6 +503,7 @@ class Store:
                 plain.setdefault(outcome.fence, {})[outcome.delivery_id] = outcome
             else:
                 self.settle(outcome, now)
+        arrived: dict[str, list[int]] = {}
         for fence, group in plain.items():
             instances = set()
             late = []
@@ -503,6 +515,7 @@ class Store:
             ):
                 instances.add(instance)
                 settled = group[number]
+                arrived.setdefault(settled.destination, []).append(instance)
                 self.delta.add_open(settled.destination, -1, -settled.size)
                 if after is not None:
                     late.append((instance, settled.destination, after))
@@ -515,6 +528,8 @@ class Store:
                 self.delta.keep(segment, length)
             for instance, destination, after in late:
                 self._newer_again(instance, destination, after, now)
+        for name, ids in arrived.items():
+            self.audit.sent_rows(name, ids, now)
 
     def settle(self, outcome: Outcome, now: float) -> None:
         """What became of an attempt; nothing if the lease was lost."""
@@ -528,6 +543,7 @@ class Store:
                 (status, reason or None, now, outcome.delivery_id, outcome.fence),
             ).fetchone()
             if row is not None:
+                self.audit.sent_rows(row[1], (row[0],), now)
                 self._closed(row[0], row[1], now, settle=True)
                 if row[2] is not None:
                     self._newer_again(row[0], row[1], row[2], now)
@@ -541,6 +557,7 @@ class Store:
             if row is not None:
                 self._closed(row[0], row[1], now, settle=False)
                 self.delta.dead += 1
+                self.audit.sent_rows(row[1], (row[0],), now, failed=True)
                 self.event(now, row[0], row[1], "dead letter", reason)
             return
         row = execute(
@@ -728,7 +745,12 @@ class Store:
                     "update instance set verdict='route' where id=? and verdict='hold' returning id", (instance,)
                 ).fetchone():
                     self.delta.held -= 1
+        self._told("resend", counts, now)
         return counts
+
+    def _told(self, action: str, counts: dict[str, int], now: float) -> None:
+        for name, count in counts.items():
+            self.audit.operator(now, action, destination=name, count=count)
 
     def retry_dead(self, ids: Sequence[int] | None, destination: str | None, now: float) -> dict[str, int]:
         """Dead letters are ready again: all of them, those of a destination, or by delivery id."""
@@ -740,11 +762,12 @@ class Store:
             self.delta.add_open(name, 1, size)
             self.event(now, instance, name, "dead letter retried", "by an operator")
             counts[name] = counts.get(name, 0) + 1
+        self._told("retry dead letters", counts, now)
         return counts
 
     def discard_dead(self, ids: Sequence[int], now: float) -> int:
         """An operator gives them up for good; they count as settled."""
-        count = 0
+        counts: dict[str, int] = {}
         for delivery, name, instance, _ in self._dead(ids, None):
             self.connection.execute(
                 "update delivery set state='done', last_error='discarded by an operator', updated=? where id=?",
@@ -760,8 +783,9 @@ class Store:
             ).fetchone()
             if row is not None:
                 self.delta.keep(row[0], row[1])
-            count += 1
-        return count
+            counts[name] = counts.get(name, 0) + 1
+        self._told("discard dead letters", counts, now)
+        return sum(counts.values())
 
     def _dead(self, ids: Sequence[int] | None, destination: str | None) -> list[tuple[int, str, int, int]]:
         sql = (
@@ -790,6 +814,7 @@ class Store:
     def route_held(self, decisions: Sequence[tuple[int, Decision]], now: float, why: str) -> set[str]:
         """Held instances get a decision; gives the destinations that now have work."""
         woken: set[str] = set()
+        released = 0
         for number, decision in decisions:
             row = self.connection.execute(
                 "update instance set verdict=?, rules=?, rule_version=?, priority=? where id=? and verdict='hold' returning size",
@@ -798,6 +823,7 @@ class Store:
             if row is None:
                 continue
             self.delta.held -= 1
+            released += 1
             self.event(now, number, None, "released", why)
             for destination in decision.destinations:
                 self._insert(number, destination, int(decision.priority), now)
@@ -808,6 +834,8 @@ class Store:
                     "update instance set settled=? where id=? returning segment, length", (now, number)
                 )
                 self.delta.keep(segment, length)
+        if released:
+            self.audit.operator(now, "release held instances", count=released)
         return woken
 
     def set_setting(self, name: str, value: str | None) -> None:

@@ -31,7 +31,7 @@ from router.ledger.queries import Queries
 from router.ledger.schema import immediate, migrate
 from router.ledger.shared import BUSY_TIMEOUT_MS, Turn, connect
 from router.ledger.store import Receipt, ReceiptResult, Store, is_plain
-from router.model import ALONE, Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, Share
+from router.model import ALONE, AuditRow, Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, Share
 from router.ports import Log
 
 T = TypeVar("T")
@@ -109,11 +109,12 @@ class SqliteLedger:
     # Opening (blocking, before the loop) ---------------------------------------------------------------------
 
     @classmethod
-    def open(cls, path: Path, *, node: str, log: Log, share: Share = ALONE) -> SqliteLedger:
+    def open(cls, path: Path, *, node: str, log: Log, share: Share = ALONE, audit: bool = False) -> SqliteLedger:
         """Open or create. Raises LedgerTooNew, LedgerError with the reason.
 
         Args:
             share: Of a process that shares the ledger with others; ``shared.prepare`` has run before the first of them.
+            audit: Whether to write what the audit trail has to tell.
         """
         ledger = cls(path, node, log, share)
         try:
@@ -128,7 +129,7 @@ class SqliteLedger:
                 connection.set_busy_timeout(BUSY_TIMEOUT_MS)
                 ledger._turn = Turn(path)
             ledger.fresh = migrate(connection)
-            store = ledger._store = Store(connection, f"{owners}{time.time_ns()}", share)
+            store = ledger._store = Store(connection, f"{owners}{time.time_ns()}", share, audit=audit)
             with immediate(connection):
                 taken = store.take_over(owners, time.time())
             if taken:
@@ -139,7 +140,7 @@ class SqliteLedger:
             if isinstance(error, apsw.FullError) and ledger._ballast.give():
                 log.warning("the disk is full: the ledger gives up its ballast")
                 ledger._forsake()
-                return cls.open(path, node=node, log=log, share=share)
+                return cls.open(path, node=node, log=log, share=share, audit=audit)
             note_damage(path, error)
             raise LedgerError(f"cannot use the ledger {path}: {error}") from error
         if share.worker == 0:
@@ -332,7 +333,29 @@ class SqliteLedger:
         return await asyncio.to_thread(self._queries.dead_by_destination)
 
     async def set_paused(self, destination: str, reason: str | None) -> None:
-        await self._call(lambda store, now: store.set_setting(f"paused:{destination}", reason))
+        def work(store: Store, now: float) -> None:
+            store.set_setting(f"paused:{destination}", reason)
+            store.audit.operator(now, "resume" if reason is None else "pause", destination=destination)
+
+        await self._call(work)
+
+    # The audit trail ---------------------------------------------------------------------------------------
+
+    async def audit(self, what: str, facts: dict[str, Any]) -> None:
+        """To be told of something that is no transfer; durable when this returns."""
+        await self._call(lambda store, now: store.audit.add(now, what, facts))
+
+    async def audit_rows(self, after: int, limit: int) -> list[AuditRow]:
+        """What is to be told, in order, behind row ``after``."""
+        return await asyncio.to_thread(self._queries.audit_rows, after, limit)
+
+    async def audit_waiting(self) -> tuple[int, float | None]:
+        """How many rows wait, and since when (epoch seconds) the oldest."""
+        return await asyncio.to_thread(self._queries.audit_waiting)
+
+    async def audit_forget(self, ids: Sequence[int]) -> None:
+        """They are where they belong."""
+        await self._call(lambda store, now: store.audit.forget(ids))
 
     async def event(self, what: str, detail: str, destination: str | None = None) -> None:
         await self._call(lambda store, now: store.event(now, None, destination, what, detail))

@@ -65,7 +65,7 @@ class AcceptedConnection(Connection):
         server.connections.add(self)
         place = server.gate.enter(server.listener, address_of(transport))
         if isinstance(place, str):
-            server.metrics.rejected(place)
+            server.refused(place, address_of(transport))
             self.transport = transport  # type: ignore[assignment]
             self.close_now()
             return
@@ -86,12 +86,12 @@ class AcceptedConnection(Connection):
             before, self._buffered = self._buffered, self.core.buffered
             gate.handshake_memory += self._buffered - before
             if gate.handshake_memory > gate.limits.handshake_memory:
-                self.server.metrics.rejected("handshake_memory")
+                self.server.refused("handshake_memory", self.address)
                 self.close_now()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, TlsFailure):
-            self.server.metrics.rejected(exc.label)
+            self.server.refused(exc.label, self.address)
             self.log.warning(
                 "security: TLS refused", listener=self.server.listener.name, address=self.address, reason=str(exc)
             )
@@ -131,7 +131,7 @@ class AcceptedConnection(Connection):
             certificate = presented(self.transport.get_extra_info("ssl_object"))
         judged = server.gate.judge(server.listener, self.address, request, certificate)
         if isinstance(judged, Refusal):
-            server.metrics.rejected(judged.label)
+            server.refused(judged.label, self.address, request.calling_ae)
             if judged.label == CERTIFICATE:
                 self.log.warning(
                     "security: AE title of another certificate, or of none",
@@ -180,7 +180,7 @@ class AcceptedConnection(Connection):
         """The first byte that came begins no PDU (it is still in the buffer)."""
         server = self.server
         is_tls = server.credentials is None and self._view[0] == HANDSHAKE_RECORD
-        server.metrics.rejected("tls_on_plain_port" if is_tls else "not_dicom")
+        server.refused("tls_on_plain_port" if is_tls else "not_dicom", self.address)
         self.log.warning(
             "the peer speaks TLS, and this listener plain DICOM" if is_tls else "the peer does not speak DICOM",
             listener=server.listener.name,
@@ -203,6 +203,7 @@ class ListeningServer:
         credentials: For TLS; None for plain DICOM.
         shared: Other processes listen on the same port; the system spreads connections among them.
         serve: Answers the contexts of each admitted association.
+        alert: Told of all that is refused: (listener, why, address, calling AE title or "").
     """
 
     def __init__(
@@ -216,7 +217,9 @@ class ListeningServer:
         log: Log,
         shared: bool = False,
         credentials: Credentials | None = None,
+        alert: Callable[[str, str, str, str], None] = lambda listener, reason, address, calling: None,
     ) -> None:
+        self.alert = alert
         self.shared = shared
         self.credentials = credentials
         self.listener = listener
@@ -233,6 +236,11 @@ class ListeningServer:
         self.port = listener.port
         """The real one, also where the configuration says 0."""
         self._server: asyncio.Server | None = None
+
+    def refused(self, reason: str, address: str, calling_ae: str = "") -> None:
+        """Somebody was not let in."""
+        self.metrics.rejected(reason)
+        self.alert(self.listener.name, reason, address, calling_ae)
 
     async def start(self) -> None:
         """Bind and listen. Raises RouterError, which says what to look at, when the address cannot be had."""

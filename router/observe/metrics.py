@@ -147,6 +147,7 @@ class RouterMetrics:
         self._dead = 0
         self._spool_bytes = 0
         self._quarantined = 0
+        self._audit = (0, 0.0)
         self._spool_free = 0
         self._expiries: dict[tuple[str, str], float] = {}
         self._reload_ok = True
@@ -195,6 +196,10 @@ class RouterMetrics:
     def certificate_expires(self, listener: str, destination: str, at: float) -> None:
         """The certificate that we show there ends at ``at``, epoch seconds; one of the names is empty."""
         self._expiries[listener, destination] = at
+
+    def set_audit(self, rows: int, seconds: float) -> None:
+        """What the audit trail has still to tell, and the age of the oldest."""
+        self._audit = (rows, seconds)
 
     def set_quarantined(self, records: int) -> None:
         """Damaged records that were set aside and are still there."""
@@ -317,6 +322,8 @@ class RouterMetrics:
     def _keeping(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("dicom_router_held_instances", "Instances that wait for a person", self._held)
         yield GaugeMetricFamily("dicom_router_dead_letters", "Deliveries given up, kept and replayable", self._dead)
+        yield GaugeMetricFamily("dicom_router_audit_queue_depth", "Audit events not yet told", self._audit[0])
+        yield GaugeMetricFamily("dicom_router_audit_oldest_seconds", "Age of the oldest of them", self._audit[1])
         yield GaugeMetricFamily("dicom_router_quarantined_records", "Damaged records set aside", self._quarantined)
         yield GaugeMetricFamily("dicom_router_spool_bytes", "Bytes used by the spool", self._spool_bytes)
         yield GaugeMetricFamily("dicom_router_spool_free_bytes", "Bytes free on the spool's disk", self._spool_free)

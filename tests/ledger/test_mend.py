@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from router.errors import LedgerError
@@ -48,9 +50,11 @@ async def test_a_ledger_that_sqlite_cannot_open_is_set_aside(tmp_path: Path, dam
 async def test_damage_that_is_met_in_use_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
     await filled(tmp_path)
     path = tmp_path / "ledger.db"
+    with closing(apsw.Connection(str(path))) as connection:
+        roots = [row[0] for row in connection.execute("select rootpage from sqlite_schema where tbl_name='delivery'")]
     with path.open("r+b") as file:
-        for page in range(2, path.stat().st_size // PAGE):
-            file.seek(page * PAGE)
+        for page in roots:  # counted from 1
+            file.seek((page - 1) * PAGE)
             file.write(b"\xff" * PAGE)
     with pytest.raises(LedgerError, match="malformed"):
         opened(tmp_path)

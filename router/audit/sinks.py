@@ -1,0 +1,169 @@
+"""Where audit messages go: a collector over TLS, or a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from router.audit.syslog import frame
+from router.net.tls import Credentials
+
+HAND_OVER = 30.0
+"""Seconds that a collector may take for a batch, and for a connection."""
+SETTLES = 10.0
+"""Seconds that a connection must stand behind a message before that counts as told: RFC 5425 knows no answer, and what
+a collector had not read when it died is lost with it."""
+
+
+class Sink(Protocol):
+    settles: float
+    """Seconds without an error behind ``write`` after which messages are where they belong."""
+
+    @property
+    def place(self) -> str:
+        """For people."""
+
+    async def write(self, messages: Sequence[bytes]) -> None:
+        """Raises OSError (TLS errors are such): none of those since ``settles`` ago may count as told."""
+
+    async def check(self) -> None:
+        """Raises OSError as soon as it is known that what was written may be lost."""
+
+    async def close(self) -> None: ...
+
+
+class CollectorSink:
+    """Syslog over TLS (RFC 5425). A connection is opened when there is something to tell."""
+
+    settles = SETTLES
+
+    def __init__(self, host: str, port: int, credentials: Credentials) -> None:
+        self._host = host
+        self._port = port
+        self._credentials = credentials
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    @property
+    def place(self) -> str:
+        return f"syslog+tls://{self._host}:{self._port}"
+
+    async def write(self, messages: Sequence[bytes]) -> None:
+        try:
+            async with asyncio.timeout(HAND_OVER):
+                if self._streams is None:
+                    self._streams = await self._connect()
+                await self.check()
+                _, writer = self._streams
+                writer.writelines([frame(message) for message in messages])
+                await writer.drain()
+        except TimeoutError:
+            await self.close()
+            raise OSError("the collector does not answer in time") from None
+        except OSError:
+            await self.close()
+            raise
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(
+            self._host,
+            self._port,
+            ssl=self._credentials.context,
+            server_hostname=self._credentials.settings.server_name or self._host,
+        )
+        try:
+            self._credentials.check_peer(writer.get_extra_info("ssl_object"))
+        except BaseException:
+            writer.close()
+            raise
+        return reader, writer
+
+    async def check(self) -> None:
+        if self._streams is None:
+            return
+        reader, writer = self._streams
+        if reader.at_eof() or writer.is_closing() or reader.exception() is not None:
+            await self.close()
+            raise ConnectionResetError("the collector closed the connection")
+
+    async def close(self) -> None:
+        streams, self._streams = self._streams, None
+        if streams is not None:
+            streams[1].close()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await streams[1].wait_closed()
+
+
+class FileSink:
+    """One message a line, a file a day (UTC), for its owner alone. What is written is on the disk.
+
+    Args:
+        keep: Seconds after which a day's file is deleted; 0: never.
+    """
+
+    settles = 0.0
+
+    def __init__(self, folder: Path, keep: float) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._swept = ""
+
+    @property
+    def place(self) -> str:
+        return str(self._folder)
+
+    async def write(self, messages: Sequence[bytes]) -> None:
+        await asyncio.to_thread(self._write, b"".join(message + b"\n" for message in messages))
+
+    async def check(self) -> None:
+        """Nothing is lost that was written."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _write(self, data: bytes) -> None:
+        day = datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d")
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / f"audit-{day}.log"
+        fresh = not path.exists()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                os.fsync(descriptor)
+            except OSError:
+                with suppress(OSError):  # no half a line before the next attempt
+                    os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+        if fresh:
+            _sync_folder(self._folder)
+        if day != self._swept:
+            self._swept = day
+            self._sweep()
+
+    def _sweep(self) -> None:
+        if not self._keep:
+            return
+        for path in self._folder.glob("audit-????-??-??.log"):
+            with suppress(OSError):
+                if path.stat().st_mtime < time.time() - self._keep:
+                    path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,91 @@
+"""What the audit trail has to tell stands in the ledger by the commit of what happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.ledger import SqliteLedger
+from router.model import Verdict
+from tests.ledger.support import SilentLog, receipt, record, settle
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
+    opened = SqliteLedger.open(tmp_path / "ledger.db", node="n1", log=SilentLog(), audit=True)
+    opened.start(asyncio.get_running_loop(), failed=lambda error: None)
+    yield opened
+    await opened.close()
+
+
+async def told(ledger: SqliteLedger) -> list[tuple[str, dict[str, Any]]]:
+    return [(row.what, row.facts) for row in await ledger.audit_rows(0, 1000)]
+
+
+async def test_one_row_for_all_that_one_sender_sent_of_one_study(ledger: SqliteLedger) -> None:
+    await record(ledger, receipt(), receipt(), receipt())
+    assert await told(ledger) == [
+        (
+            "received",
+            {
+                "calling": "CT1", "called": "ROUTER", "address": "127.0.0.1", "study": "2.25.9",
+                "patient": "SYNTHETIC1", "accession": "A1", "classes": {CT: 3}, "failed": False,
+            },
+        )
+    ]  # fmt: skip
+
+
+async def test_held_and_repeated_ones_came_too_and_refused_ones_failed(ledger: SqliteLedger) -> None:
+    await record(ledger, receipt("1.2.3", verdict=Verdict.HOLD), receipt("1.2.3", verdict=Verdict.HOLD))
+    await record(ledger, receipt("1.2.3", content=b"y", on_duplicate="reject"))
+    assert [(facts["classes"][CT], facts["failed"]) for _, facts in await told(ledger)] == [(2, False), (1, True)]
+
+
+async def test_what_arrived_is_one_row_a_destination(ledger: SqliteLedger) -> None:
+    results = await record(ledger, receipt(direct=("a", "b")), receipt(direct=("a", "b")))
+    for result in results:
+        for delivery in result.deliveries:
+            settle(ledger, delivery, status=0)
+    await ledger.flush()
+    rows = [facts for what, facts in await told(ledger) if what == "sent"]
+    assert sum(facts["classes"][CT] for facts in rows if facts["destination"] == "a") == 2
+    assert sum(facts["classes"][CT] for facts in rows if facts["destination"] == "b") == 2
+    assert {(facts["study"], facts["patient"]) for facts in rows} == {("2.25.9", "SYNTHETIC1")}
+
+
+async def test_operators_leave_a_trace(ledger: SqliteLedger) -> None:
+    await record(ledger, receipt("1.2.3", to=("a",), direct=("a",)))
+    await ledger.set_paused("a", "why")
+    await ledger.set_paused("a", None)
+    await ledger.resend({"uid": "1.2.3"}, "b")
+    actions = [(facts["action"], facts["destination"]) for what, facts in await told(ledger) if what == "operator"]
+    assert actions == [("pause", "a"), ("resume", "a"), ("resend", "b")]
+
+
+async def test_rows_stand_until_they_are_told_and_their_numbers_rise(tmp_path: Path, ledger: SqliteLedger) -> None:
+    await ledger.audit("started", {})
+    await ledger.audit("stopped", {})
+    first, second = await ledger.audit_rows(0, 10)
+    assert [row.what for row in await ledger.audit_rows(first.id, 10)] == ["stopped"]
+    count, oldest = await ledger.audit_waiting()
+    assert (count, oldest) == (2, first.at)
+    await ledger.audit_forget([first.id, second.id])
+    assert await ledger.audit_waiting() == (0, None)
+    await ledger.audit("started", {})
+    (third,) = await ledger.audit_rows(0, 10)
+    assert third.id > second.id, "a number is never used again: who reads on from one misses none"
+
+
+async def test_without_a_trail_nothing_is_written(tmp_path: Path) -> None:
+    ledger = SqliteLedger.open(tmp_path / "other.db", node="n1", log=SilentLog())
+    ledger.start(asyncio.get_running_loop(), failed=lambda error: None)
+    await record(ledger, receipt())
+    await ledger.audit("started", {})
+    assert await told(ledger) == []
+    await ledger.close()
