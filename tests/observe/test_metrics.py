@@ -38,6 +38,8 @@ EXPECTED = {
     "dicom_router_held_instances": ("gauge", set()),
     "dicom_router_dead_letters": ("gauge", set()),
     "dicom_router_quarantined_records": ("gauge", set()),
+    "dicom_router_audit_queue_depth": ("gauge", set()),
+    "dicom_router_audit_oldest_seconds": ("gauge", set()),
     "dicom_router_spool_bytes": ("gauge", set()),
     "dicom_router_spool_free_bytes": ("gauge", set()),
     "dicom_router_commit_seconds": ("histogram", set()),
@@ -147,6 +149,7 @@ def test_keeping() -> None:
     metrics.set_held(3, 4)
     metrics.set_spool(100, 900)
     metrics.set_quarantined(5)
+    metrics.set_audit(7, 2.5)
     metrics.commit(0.003, 64)
     metrics.loop_lag(0.02)
     metrics.reloaded(True)
@@ -158,6 +161,8 @@ def test_keeping() -> None:
     assert found["dicom_router_dead_letters"] == 4
     assert found["dicom_router_spool_bytes"] == 100
     assert found["dicom_router_quarantined_records"] == 5
+    assert found["dicom_router_audit_queue_depth"] == 7
+    assert found["dicom_router_audit_oldest_seconds"] == 2.5
     assert found["dicom_router_spool_free_bytes"] == 900
     assert found["dicom_router_commit_instances_bucket{le=64.0}"] == 1
     assert found["dicom_router_commit_instances_bucket{le=32.0}"] == 0

@@ -2,9 +2,9 @@
 
     python -m tests.torture.sender PORT NAME LEDGER SEED
 
-Sends until its standard input closes, on a new association whenever the old one dies; every object has its own UID
-and its
-own pixels. Objects that were not answered are sent again with the next association, as a modality would.
+Sends until its standard input closes, on a new association whenever the old one dies; every object has its own UID,
+which is its study's too, and its own pixels. Objects that were not answered are sent again with the next association,
+as a modality would.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     stopped = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stopped.set()), daemon=True).start()
     random_ = random.Random(seed)
-    template = {size: encode(synthetic(size=size, sop_instance="1" * 60, seed=seed)) for size in SIZES}
+    template = {size: encode(synthetic(size=size, sop_instance="1" * 60, study="1" * 60, seed=seed)) for size in SIZES}
     number = 0
     pending: tuple[str, bytes] | None = None
     sender: RawSender | None = None

@@ -3,7 +3,7 @@ searched for the marks.
 
 Searched: the log with standard error, metrics, health pages, status and rules, error answers of the API and what the
 router said to its senders, the names of all files (of those that exist for a moment, too) and the contents of those
-that are not the spool, the ledger or a destination. Allowed is what people must be told: the AE title that called, in
+that are not the spool, the ledger, the audit trail or a destination. Allowed is what people must be told: the AE title that called, in
 ``calling_ae`` of the log, and the UIDs that a response repeats.
 """
 
@@ -153,7 +153,7 @@ class Spied:
         sinks["names of files"] = found_in(names)
         data = self.folder / "router" / "data"
         for path in self.folder.rglob("*"):
-            patient = path.is_relative_to(self.archive) or path.is_relative_to(data / "spool")
+            patient = any(map(path.is_relative_to, (self.archive, data / "spool", data / "audit")))
             if not path.is_file() or patient or path == self.router.log or path.name.startswith("ledger.db"):
                 continue
             if path != self.router.folder / "rules" / "10-test.toml":
