@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard router/*.pyx router/*.pxd)
 
-.PHONY: run venv test lint lock bench bench-quick torture clean debian-packages
+.PHONY: run venv test lint lock bench bench-quick torture fuzz clean debian-packages
 
 run: venv
 	@echo "DICOM on 127.0.0.1:11112 as ROUTER, console on http://127.0.0.1:9180, files in var/archive. In another terminal:"
@@ -25,6 +25,10 @@ $(VENV)/.installed: $(SOURCES)
 
 $(VENV)/.tests: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,rich]'
+	touch $@
+
+$(VENV)/.fuzz: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,fuzz]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.installed
@@ -69,6 +73,11 @@ bench-quick: $(VENV)/.tests debian-packages
 torture: $(VENV)/.tests debian-packages
 	$(BIN)/python -m pytest -q -s tests/torture --torture
 	$(BIN)/python -m tests.torture.figures
+
+# SECONDS for each target; with clang the native modules are looked into too.
+SECONDS ?= 60
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 clean:
 	rm -rf build *.egg-info router/*.so router/_fastpdu.c router/_fastdimse.c router/_blocks.c router/_disk.c $(VENV)

@@ -53,9 +53,17 @@ def answer(
 
 def answer_roles(proposed: Iterable[RoleSelection], accepted: Iterable[str]) -> tuple[RoleSelection, ...]:
     """Roles for accepted abstract syntaxes only, never more than proposed: the requestor stays SCU, we stay SCP
-    (PS3.7 D.3.3.4)."""
+    (PS3.7 D.3.3.4).
+
+    One for each abstract syntax: of several the first counts. As many as fit into a request would not fit into the
+    answer, which says more than the request.
+    """
     served = set(accepted)
-    return tuple(RoleSelection(role.sop_class, role.scu, False) for role in proposed if role.sop_class in served)
+    answers: dict[str, RoleSelection] = {}
+    for role in proposed:
+        if role.sop_class in served:
+            answers.setdefault(role.sop_class, RoleSelection(role.sop_class, role.scu, False))
+    return tuple(answers.values())
 
 
 def accepted_contexts(request: AssociateRequest, accept: AssociateAccept) -> dict[int, tuple[str, str]]:

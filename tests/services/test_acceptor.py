@@ -162,6 +162,17 @@ async def test_case_46_47_48_roles_are_never_more_than_asked_and_identities_are_
         assert "secret" not in str(node.log.lines)
 
 
+async def test_case_46_a_request_full_of_roles_gets_an_answer_that_holds_one_for_each_class() -> None:
+    role = item(0x54, len(VERIFICATION).to_bytes(2, "big") + VERIFICATION.encode() + b"\1\0")
+    user = item(0x50, role * (0xFFFF // len(role)))
+    async with Node() as node, node.peer(associated=False) as peer:
+        peer.send(associate_pdu(context(1, VERIFICATION, IMPLICIT), user=user))
+        accept = decode_accept((await peer.pdu())[6:])
+        assert accept.user.roles == (RoleSelection(VERIFICATION, True, False),)
+        peer.send(p_data(1, 3, echo_rq()))
+        assert await peer.status() == 0
+
+
 async def test_case_27_28_without_user_information_answers_are_still_sent() -> None:
     async with Node() as node, node.peer(associated=False) as peer:
         assert await results(peer, context(1, VERIFICATION, IMPLICIT), user=b"") == {1: (0, IMPLICIT)}

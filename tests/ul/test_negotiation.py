@@ -98,6 +98,11 @@ def test_case_46_roles_are_answered_for_accepted_classes_only_and_never_more_tha
     assert answer_roles([], [CT]) == ()
 
 
+def test_of_several_roles_for_one_class_the_first_is_answered():
+    proposed = [RoleSelection(CT, False, True), RoleSelection(CT, True, True)]
+    assert answer_roles(proposed, [CT]) == (RoleSelection(CT, False, False),)
+
+
 uids = st.sampled_from([CT, MR, VERIFICATION, IMPLICIT, EXPLICIT, JPEG, "", "nonsense"])
 
 
