@@ -3,8 +3,8 @@ searched for the marks.
 
 Searched: the log with standard error, metrics, health pages, status and rules, error answers of the API and what the
 router said to its senders, the names of all files (of those that exist for a moment, too) and the contents of those
-that are not the spool, the ledger, the audit trail or a destination. Allowed is what people must be told: the AE title that called, in
-``calling_ae`` of the log, and the UIDs that a response repeats.
+that are not the spool, the ledger, the audit trail or a destination. Allowed is what people must be told: the AE title
+that called, in ``calling_ae`` of the log, and the UIDs that a response repeats.
 """
 
 from __future__ import annotations
