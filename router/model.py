@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, TypeVar, dataclass_transform
 
+from router.secret import SecretReference
+
 T = TypeVar("T")
 
 
@@ -317,6 +319,8 @@ class TlsSettings:
     """Of a destination: the name its certificate must have, if not that of its URL."""
     public_keys: tuple[str, ...] = ()
     """Of a destination: SHA-256 of the public keys it may have, lower-case hexadecimal."""
+    key_password: SecretReference | None = None
+    """Of an encrypted key."""
     place: str = ""
     """Where the configuration says so, for what there is to say of the files."""
 

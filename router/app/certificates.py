@@ -130,12 +130,7 @@ class CertificatesInForce:
         ]
 
     def _files(self) -> list[Path]:
-        return [
-            Path(file)
-            for _, _, one in self._all()
-            for file in (one.settings.certificate, one.settings.key, one.settings.ca, one.settings.crl)
-            if file
-        ]
+        return [Path(file) for _, _, one in self._all() for file in _named_by(one.settings) if file]
 
     def _stamp(self) -> dict[Path, tuple[int, int, int]]:
         """What tells one state of the files from another."""
@@ -145,6 +140,11 @@ class CertificatesInForce:
                 stat = file.stat()
                 found[file] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
         return found
+
+
+def _named_by(settings: TlsSettings) -> tuple[str, ...]:
+    password = settings.key_password
+    return settings.certificate, settings.key, settings.ca, settings.crl, "" if password is None else password.file
 
 
 def _load(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,6 +23,7 @@ from router.app.config_model import (
     ListenModel,
     ListenTlsModel,
     PeerModel,
+    SecretModel,
     parse_bind,
     parse_collector,
 )
@@ -37,6 +39,7 @@ from router.model import (
     SpoolSettings,
     TlsSettings,
 )
+from router.secret import SecretReference
 from router.toml_positions import KeyPath
 
 DEFAULT_NAME = "router.toml"
@@ -74,7 +77,30 @@ def load_config(path: Path | None, env: Mapping[str, str] | None = None) -> Conf
     Raises:
         ConfigError: All problems, each as ``file:line:column: key.path: what is wrong, what would do``.
     """
-    environment = os.environ if env is None else env
+    model, source, file = _read(path, os.environ if env is None else env)
+    return _Builder(model, source, file).build()
+
+
+def in_force(path: Path | None, env: Mapping[str, str]) -> dict[str, Any]:
+    """What ``load_config`` reads, as a table that would do as a ``router.toml``: with every default, what is not set
+    left out. Secrets are in it as references.
+
+    Raises:
+        ConfigError: As ``load_config``.
+    """
+    model, source, file = _read(path, env)
+    _Builder(model, source, file).build()
+    values: dict[str, Any] = _set(model.model_dump(mode="json"))
+    return values
+
+
+def _set(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _set(inner) for key, inner in value.items() if inner not in (None, "")}
+    return [_set(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _read(path: Path | None, environment: Mapping[str, str]) -> tuple[ConfigModel, ConfigSource, Path | None]:
     file = path if path is not None else Path(DEFAULT_NAME) if Path(DEFAULT_NAME).exists() else None
     source = ConfigSource()
     if file is not None:
@@ -88,7 +114,7 @@ def load_config(path: Path | None, env: Mapping[str, str] | None = None) -> Conf
         model = ConfigModel.model_validate(source.values)
     except ValidationError as error:
         raise ConfigError(source.all_problems(error)) from None
-    return _Builder(model, source, file).build()
+    return model, source, file
 
 
 class _Builder:
@@ -196,6 +222,7 @@ class _Builder:
             client_certificates=item.client_certificates if isinstance(item, ListenTlsModel) else "none",
             server_name=item.server_name if isinstance(item, DestinationTlsModel) else "",
             public_keys=tuple(item.public_key_sha256) if isinstance(item, DestinationTlsModel) else (),
+            key_password=self._secret(item.key_password),
             place=self.source.at(at, "").removesuffix(": "),
         )
 
@@ -205,6 +232,11 @@ class _Builder:
         host, port = parse_collector(item.to)
         settings = self._tls(item.tls or DestinationTlsModel(), ("audit", "tls"))
         return AuditSettings(kind="collector", host=host, port=port, tls=settings)
+
+    def _secret(self, item: SecretModel | None) -> SecretReference | None:
+        if item is None:
+            return None
+        return SecretReference(env=item.env) if item.env else SecretReference(file=str(self.base / item.file))
 
     def _binds(self, listeners: tuple[Listener, ...]) -> None:
         for index, listener in enumerate(listeners):

@@ -124,6 +124,42 @@ PublicKey = Annotated[str, BeforeValidator(_public_key)]
 Profile = Annotated[str, BeforeValidator(_profile)]
 
 
+def _variable(value: Any) -> Any:
+    if isinstance(value, str) and value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("must be the name of an environment variable")
+    return value
+
+
+Variable = Annotated[str, BeforeValidator(_variable)]
+
+
+class SecretModel(_Table):
+    """Where a secret is; it never stands in the configuration itself."""
+
+    env: Variable = ""
+    """Environment variable."""
+    file: str = ""
+    """File that holds nothing else and that nobody but the router can read; relative to the configuration file."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.env) == bool(self.file):
+            raise ValueError("say env or file")
+        return self
+
+
+def _reference(value: Any) -> Any:
+    """What was written is not repeated: it may be the secret."""
+    if not isinstance(value, dict | SecretModel):
+        raise ValueError(
+            'must be a reference, { env = "NAME" } or { file = "PATH" }: no secret stands in a configuration'
+        )
+    return value
+
+
+Secret = Annotated[SecretModel, BeforeValidator(_reference)]
+
+
 class _TlsModel(_Table):
     profile: Profile = "bcp195"
     """Of PS3.15 Annex B: "bcp195" (B.12) or "modified" (B.13). Names of older profiles are taken for the one that
@@ -131,7 +167,9 @@ class _TlsModel(_Table):
     certificate: str = ""
     """PEM file with our certificate, intermediate ones behind it."""
     key: str = ""
-    """PEM file with its private key, unencrypted and not for everybody to read."""
+    """PEM file with its private key, which nobody but the router can read."""
+    key_password: Secret | None = None
+    """What opens the key if it is encrypted: { env = "NAME" } or { file = "PATH" }."""
     ca: str = ""
     """PEM file with the certificates that are trusted."""
     crl: str = ""
@@ -141,6 +179,8 @@ class _TlsModel(_Table):
     def _pairs(self) -> Self:
         if bool(self.certificate) != bool(self.key):
             raise ValueError("certificate and key belong together: say both")
+        if self.key_password and not self.key:
+            raise ValueError("key_password has no use without key")
         return self
 
 
@@ -323,20 +363,23 @@ _USUAL = {"dicom": 104, "dicoms": 2762}
 """Ports that IANA has for them."""
 
 
+def _shown(url: str) -> str:
+    """Without what may be a password."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:...@", url, flags=re.DOTALL)
+
+
 def parse_url(url: str) -> Target:
-    """A destination's URL. Raises ValueError that says what would do."""
+    """A destination's URL. Raises ValueError that says what would do, and repeats no password."""
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f'"{url}": {error}') from None
+    except ValueError:
+        raise ValueError(f'"{_shown(url)}": host or port cannot be read') from None
+    if parts.password is not None:
+        raise ValueError(f'"{_shown(url)}": there is no place for a password, only for an AE title before the @')
     if "?" in url or "#" in url:
         raise ValueError(f'"{url}": a destination has no ? and no #')
     if parts.scheme in ("dicom", "dicoms"):
-        if parts.password is not None:
-            raise ValueError(
-                f'"{parts.scheme}://{parts.username}:...": DICOM has no passwords, only an AE title before the @'
-            )
         if not parts.hostname or not parts.username or port is None or parts.path not in ("", "/"):
             raise ValueError(f'"{url}" should be like "{parts.scheme}://PACS@10.1.2.3:{_USUAL[parts.scheme]}"')
         title = unquote(parts.username)

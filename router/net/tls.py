@@ -14,6 +14,7 @@ from pathlib import Path
 from router.errors import RouterError, TlsFailure
 from router.model import PresentedCertificate, TlsSettings
 from router.net.x509 import Certificate, pem_blocks, read_certificate, read_revocation_list
+from router.secret import SecretError, readable_by_others
 
 PROFILES = {
     # PS3.15 §B.12: TLS 1.2 and 1.3; for 1.2 what RFC 9325 §4.2 recommends.
@@ -172,14 +173,23 @@ def _revoke(context: ssl.SSLContext, file: str) -> None:
 def _identify(context: ssl.SSLContext, settings: TlsSettings) -> None:
     certificates_of(settings.certificate)
     _read(settings.key)
-    if Path(settings.key).stat().st_mode & 0o007:
-        raise TlsFilesError(f"key {settings.key} can be read by everybody: chmod o= {settings.key}")
+    if readable_by_others(Path(settings.key).stat()):
+        raise TlsFilesError(f"key {settings.key} can be read by others: chmod go= {settings.key}")
 
-    def no_password() -> str:
-        raise TlsFilesError(f"key {settings.key} is encrypted; there is nobody to ask: openssl pkey -in OLD -out NEW")
+    asked = False
+
+    def password() -> str:
+        nonlocal asked
+        asked = True
+        if settings.key_password is None:
+            raise TlsFilesError(f"key {settings.key} is encrypted; say key_password, there is nobody to ask")
+        try:
+            return settings.key_password.read()
+        except SecretError as error:
+            raise TlsFilesError(f"key_password {error}") from None
 
     try:
-        context.load_cert_chain(settings.certificate, settings.key, no_password)
+        context.load_cert_chain(settings.certificate, settings.key, password)
     except ssl.SSLError as error:
         words = {
             "KEY_VALUES_MISMATCH": "key and certificate do not belong together",
@@ -188,9 +198,9 @@ def _identify(context: ssl.SSLContext, settings: TlsSettings) -> None:
             "CA_KEY_TOO_SMALL": "the key of its CA is too weak: RSA needs 2048 bits, EC 256",
             "CA_MD_TOO_WEAK": "it is signed with SHA-1 or weaker",
         }
-        raise TlsFilesError(
-            f"certificate {settings.certificate}, key {settings.key}: {words.get(error.reason or '', _reason(error))}"
-        ) from None
+        # Of a password that does not fit OpenSSL says no more than that it failed.
+        text = words.get(error.reason or "", "key_password does not open the key" if asked else _reason(error))
+        raise TlsFilesError(f"certificate {settings.certificate}, key {settings.key}: {text}") from None
 
 
 def _read(file: str) -> bytes:
@@ -246,6 +256,8 @@ def examine(settings: TlsSettings, now: float, *, server_side: bool) -> tuple[li
         within = next((days for days in WARN_DAYS if left < days * DAY), None)
         if within is not None:
             warnings.append(f"{what} {file} expires in less than {within} days")
+    if settings.key_password is not None and not problems and b"ENCRYPTED" not in _read(settings.key):
+        warnings.append(f"key {settings.key} is not encrypted: key_password has no use")
     if server_side and settings.certificate and not problems and not certificates_of(settings.certificate)[0].names:
         warnings.append(f"certificate {settings.certificate} names no host (subjectAltName): who looks refuses it")
     return problems, warnings

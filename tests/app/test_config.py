@@ -13,8 +13,10 @@ from router.app.config import Config, load_config
 from router.app.config_model import LimitsModel, json_schema, parse_bind, parse_url
 from router.errors import ConfigError
 from router.model import Limits, SpoolSettings
+from router.secret import SecretReference
 
 ROOT = Path(__file__).resolve().parents[2]
+TLS_FILES = "certificate = 'a', key = 'b', ca = 'c'"
 DESTINATION = '[destinations.archive]\nurl = "file:archive"\n'
 
 
@@ -223,7 +225,20 @@ MISTAKES = [
     ),
     (
         "[[listen]]\nbind = '0.0.0.0:1'\ntls = { certificate = 'a', key = 'b', ca = 'c', verify = false }",
-        "3:49: listen.0.tls.verify: unknown key, use one of profile, certificate, key, ca, crl, client_certificates",
+        "3:49: listen.0.tls.verify: unknown key, use one of "
+        "profile, certificate, key, key_password, ca, crl, client_certificates",
+    ),
+    (
+        f"[[listen]]\nbind = '127.0.0.1:1'\ntls = {{ {TLS_FILES}, key_password = {{}} }}",
+        "3:49: listen.0.tls.key_password: say env or file",
+    ),
+    (
+        f"[[listen]]\nbind = '127.0.0.1:1'\ntls = {{ {TLS_FILES}, key_password = {{ env = 'A B' }} }}",
+        "3:66: listen.0.tls.key_password.env: must be the name of an environment variable",
+    ),
+    (
+        "[destinations.a]\nurl = 'dicoms://A@x:1'\ntls = { key_password = { env = 'A' } }",
+        "3:1: destinations.a.tls: key_password has no use without key",
     ),
     (
         "[peers.a]\nae_title = 'A'\ncertificate = {}",
@@ -292,7 +307,7 @@ MISTAKES = [
     (
         "[destinations.a]\nurl = 'dicoms://A@x:1'\ntls = { verify = false }",
         "3:9: destinations.a.tls.verify: unknown key, use one of "
-        "profile, certificate, key, ca, crl, server_name, public_key_sha256",
+        "profile, certificate, key, key_password, ca, crl, server_name, public_key_sha256",
     ),
     (
         "[destinations.a]\nurl = 'dicoms://A@x:1'\ntls = { server_name = 'y', public_key_sha256 = ['"
@@ -306,7 +321,8 @@ MISTAKES = [
     ),
     (
         "[destinations.a]\nurl = 'dicom://A:secret@x:104'",
-        '2:1: destinations.a.url: "dicom://A:...": DICOM has no passwords, only an AE title before the @',
+        '2:1: destinations.a.url: "dicom://A:...@x:104": '
+        "there is no place for a password, only for an AE title before the @",
     ),
     (
         "[destinations.a]\nurl = 'file://var/x'",
@@ -352,6 +368,56 @@ MISTAKES = [
 @pytest.mark.parametrize(("text", "problem"), MISTAKES, ids=[problem for _, problem in MISTAKES])
 def test_the_operator_reads(text: str, problem: str, tmp_path: Path) -> None:
     assert problems_of(tmp_path, text) == [f"router.toml:{problem}"]
+
+
+@pytest.mark.parametrize(
+    "value", ['"hunter2"', '["hunter2"]', "20260727", '{ value = "hunter2" }', '{ env = "hunter2 7" }', '"""hunter2']
+)
+def test_what_may_be_a_secret_is_never_repeated(value: str, tmp_path: Path) -> None:
+    tls = f"[[listen]]\nbind = '127.0.0.1:1'\ntls = {{ {TLS_FILES}, key_password = {value} }}"
+    variable = {"DICOM_ROUTER__LISTEN__0__TLS__KEY_PASSWORD": value}
+    told = problems_of(tmp_path, tls)
+    told += problems_of(tmp_path, f"[[listen]]\nbind = '127.0.0.1:1'\ntls = {{ {TLS_FILES} }}", variable)
+    assert len(told) >= 2
+    assert "hunter2" not in str(told)
+    assert "20260727" not in str(told)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "dicom://PACS:hunter2@h:104",
+        "dicom://PACS:hun@ter2@h:104",
+        "dicom://PACS:hunter2/x@h:104",
+        "dicom://PACS:hunter2@h:port",
+        "dicom://PACS:hunter2@[h:104",
+        "https://user:hunter2@h/studies?x",
+        "s3://key:hunter2@bucket",
+        "file://user:hunter2@h/folder",
+    ],
+)
+def test_a_password_in_a_url_is_never_repeated(url: str, tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, f"[destinations.a]\nurl = '{url}'")
+    assert "destinations.a.url" in problem
+    assert "hun" not in problem
+    assert "ter2" not in problem
+
+
+def test_secrets_arrive_as_references(tmp_path: Path) -> None:
+    tls = "[[listen]]\nbind = '127.0.0.1:1'\ntls = {{ {}, key_password = {} }}"
+    by_env = config_of(tmp_path, tls.format(TLS_FILES, "{ env = 'KEY_PW' }"), {"KEY_PW": "hunter2"})
+    by_file = config_of(tmp_path, tls.format(TLS_FILES, "{ file = 'secrets/key' }"))
+    assert [_password(by_env), _password(by_file)] == [
+        SecretReference(env="KEY_PW"),
+        SecretReference(file=str(tmp_path / "secrets" / "key")),
+    ]
+    assert "hunter2" not in repr(by_env)
+
+
+def _password(config: Config) -> SecretReference | None:
+    (listener,) = config.listeners
+    assert listener.tls is not None
+    return listener.tls.key_password
 
 
 def test_every_problem_comes_in_one_run_from_top_to_bottom(tmp_path: Path) -> None:

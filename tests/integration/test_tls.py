@@ -234,7 +234,7 @@ def test_a_router_with_files_that_cannot_be_used_does_not_start(tls: TlsRouter, 
     done = router.cli("run", "-c", str(router.config), check=False)
     assert done.returncode == 78
     assert "listen.1.tls" in done.stderr
-    assert "can be read by everybody" in done.stderr
+    assert "can be read by others" in done.stderr
 
 
 # Our own commands ------------------------------------------------------------------------------------------

@@ -626,7 +626,7 @@ def broken(authority: Authority, case: str) -> tuple[TlsSettings, str]:
         return replace(whole, certificate=str(junk)), "cannot be read"
     if case == "for everybody to read":
         good.key.chmod(0o644)
-        return whole, "can be read by everybody"
+        return whole, "can be read by others"
     if case == "encrypted":
         subprocess.run(
             [require("openssl"), "pkey", "-in", good.key, "-out", junk, "-aes256", "-passout", "pass:x"], check=True

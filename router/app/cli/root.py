@@ -19,6 +19,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Rules and configuration": {
         "check": ("check", "All problems of configuration and rules; runs the rules' tests."),
+        "config": ("config", "The configuration as it is in force, with every default."),
         "explain": ("explain", "Which rules match an object, which do not and why."),
         "reload": ("act", "Make the router read its rules again."),
         "schema": ("setup", "JSON Schema of router.toml, for editors."),
