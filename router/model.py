@@ -255,7 +255,7 @@ class AuditRow:
     at: float
     """Epoch seconds."""
     what: str
-    """``received``, ``sent``, ``started``, ``stopped``, ``alert``, ``operator``, ``read``."""
+    """``received``, ``sent``, ``started``, ``stopped``, ``alert``, ``operator``."""
     facts: dict[str, Any]
 
 

@@ -136,7 +136,7 @@ class _Builder:
         self._tell_apart(peers)
         destinations = tuple(self._destination(name, item) for name, item in model.destinations.items())
         host, port = parse_bind(model.admin.bind)
-        if not _is_loopback(host):
+        if not is_loopback(host):
             self._problem(
                 ("admin", "bind"),
                 "must be a loopback address: this version has no accounts; put a proxy that authenticates in front",
@@ -188,7 +188,7 @@ class _Builder:
     def _listener(self, index: int, item: ListenModel) -> Listener:
         host, port = parse_bind(item.bind)
         at: KeyPath = ("listen", index)
-        if not _is_loopback(host):
+        if not is_loopback(host):
             if item.tls is None:
                 self._problem(
                     (*at, "tls"),
@@ -268,7 +268,7 @@ class _Builder:
                     ("peers", name, "certificate"),
                     "no listener that it may use asks for certificates: it could never call",
                 )
-        if not item.addresses and binding is None and any(not _is_loopback(listener.host) for listener in listeners):
+        if not item.addresses and binding is None and any(not is_loopback(listener.host) for listener in listeners):
             self.warnings.append(
                 self.source.at(
                     ("peers", name), f"has no addresses: whoever calls itself {item.ae_title} may send from anywhere"
@@ -321,7 +321,7 @@ class _Builder:
                     and destination.port == listener.port
                     and (
                         destination.host == listener.host
-                        or (_is_loopback(destination.host) and _overlap(listener.host, "127.0.0.1"))
+                        or (is_loopback(destination.host) and _overlap(listener.host, "127.0.0.1"))
                     )
                     and (destination.ae_title in listener.ae_titles or "*" in listener.ae_titles)
                 ):
@@ -358,7 +358,7 @@ def _asks(listener: Listener) -> bool:
     return listener.tls is not None and listener.tls.client_certificates != "none"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
@@ -374,7 +374,7 @@ def _overlap(host: str, other: str) -> bool:
         host == other
         or host in everywhere
         or other in everywhere
-        or (_is_loopback(host) and _is_loopback(other) and "localhost" in (host, other))
+        or (is_loopback(host) and is_loopback(other) and "localhost" in (host, other))
     )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from router.app.alerts import Alerts
 from router.app.certificates import COLLECTOR, CertificatesInForce
-from router.app.config import Config
+from router.app.config import Config, is_loopback
 from router.app.control import RouterControl
 from router.app.held import HeldInstances
 from router.app.housekeeping import Housekeeping
@@ -223,6 +223,12 @@ class Router:
             )
             self.listeners.append(server)
             await server.start()
+            if listener.tls is None:
+                self.metrics.listens_plain(listener.name)
+                if not is_loopback(listener.host):
+                    log.warning(
+                        "this listener speaks plain DICOM: whoever is on the way can read it", listener=listener.name
+                    )
             log.info(
                 "listening",
                 listener=f"{listener.host}:{server.port}",

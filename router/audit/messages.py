@@ -26,7 +26,6 @@ class Code:
 
 
 APPLICATION_ACTIVITY = Code("110100", "Application Activity")
-AUDIT_LOG_USED = Code("110101", "Audit Log Used")
 BEGIN_TRANSFERRING = Code("110102", "Begin Transferring DICOM Instances")
 INSTANCES_TRANSFERRED = Code("110104", "DICOM Instances Transferred")
 SECURITY_ALERT = Code("110113", "Security Alert")
@@ -34,7 +33,6 @@ APPLICATION_START = Code("110120", "Application Start")
 APPLICATION_STOP = Code("110121", "Application Stop")
 NODE_AUTHENTICATION = Code("110126", "Node Authentication")
 CONFIGURATION = Code("110131", "Software Configuration")
-OBJECT_SECURITY = Code("110132", "Object Security Attributes Changed")
 NETWORK_ENTRY = Code("110128", "Network Entry")
 USE_OF_RESTRICTED = Code("110133", "Use of Restricted Function")
 APPLICATION = Code("110150", "Application")
@@ -43,7 +41,6 @@ SOURCE_ROLE = Code("110153", "Source Role ID")
 STUDY_INSTANCE_UID = Code("110180", "Study Instance UID")
 PATIENT_NUMBER = Code("2", "Patient Number", "RFC-3881")
 NODE_ID = Code("110182", "Node ID")
-URI = Code("12", "URI", "RFC-3881")
 
 SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = 0, 4, 8
 """EventOutcomeIndicator."""

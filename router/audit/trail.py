@@ -37,7 +37,6 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 
 APPLICATION = "dicom-router"
 _ACTIONS: Mapping[str, tuple[Code, str]] = {
-    "reload": (messages.CONFIGURATION, "U"),
     "rules changed": (messages.CONFIGURATION, "U"),
 }
 _ALERTS: Mapping[str, Code] = {
@@ -275,14 +274,6 @@ class Trail:
                     ),
                 ),
                 node=facts["listener"],
-            )
-        if row.what == "read":
-            return Message(
-                at=row.at,
-                event=messages.AUDIT_LOG_USED,
-                action="R",
-                participants=(Participant("operator", True), self._ourselves(False, messages.APPLICATION)),
-                node=self._sink.place,
             )
         action = str(facts["action"])
         kind, what = _ACTIONS.get(action, (messages.USE_OF_RESTRICTED, "E"))

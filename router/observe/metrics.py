@@ -147,6 +147,7 @@ class RouterMetrics:
         self._dead = 0
         self._spool_bytes = 0
         self._quarantined = 0
+        self._plain: set[str] = set()
         self._audit = (0, 0.0)
         self._spool_free = 0
         self._expiries: dict[tuple[str, str], float] = {}
@@ -196,6 +197,10 @@ class RouterMetrics:
     def certificate_expires(self, listener: str, destination: str, at: float) -> None:
         """The certificate that we show there ends at ``at``, epoch seconds; one of the names is empty."""
         self._expiries[listener, destination] = at
+
+    def listens_plain(self, listener: str) -> None:
+        """A listener without TLS."""
+        self._plain.add(listener)
 
     def set_audit(self, rows: int, seconds: float) -> None:
         """What the audit trail has still to tell, and the age of the oldest."""
@@ -346,6 +351,12 @@ class RouterMetrics:
             "Until our certificate ends; negative when it has",
             labels=["listener", "destination"],
         )
+        plain = GaugeMetricFamily(
+            "dicom_router_listener_plain", "1 where DICOM is spoken without TLS", labels=["listener"]
+        )
+        for name in self._listeners:
+            plain.add_metric([name], float(name in self._plain))
+        yield plain
         now = time.time()
         for names, at in list(self._expiries.items()):
             expires.add_metric(names, at - now)

@@ -162,7 +162,6 @@ async def test_what_was_refused_or_given_up_is_a_failure_and_began_nothing() -> 
         ("operator", {"action": "pause", "destination": "archive"}, "Security Alert"),
         ("operator", {"action": "resend", "destination": "archive", "count": 7}, "Security Alert"),
         ("operator", {"action": "rules changed"}, "Security Alert"),
-        ("read", {}, "Audit Log Used"),
     ],
 )
 async def test_everything_else_is_a_message_at_once(what: str, facts: dict[str, Any], event: str) -> None:

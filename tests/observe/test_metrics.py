@@ -46,6 +46,7 @@ EXPECTED = {
     "dicom_router_commit_instances": ("histogram", set()),
     "dicom_router_rule_matches": ("counter", {"rule"}),
     "dicom_router_certificate_expires_seconds": ("gauge", {"listener", "destination"}),
+    "dicom_router_listener_plain": ("gauge", {"listener"}),
     "dicom_router_config_last_reload_successful": ("gauge", set()),
     "dicom_router_config_last_reload_timestamp_seconds": ("gauge", set()),
     "dicom_router_event_loop_lag_seconds": ("histogram", set()),
@@ -150,6 +151,9 @@ def test_keeping() -> None:
     metrics.set_spool(100, 900)
     metrics.set_quarantined(5)
     metrics.set_audit(7, 2.5)
+    metrics.listener("10.0.0.1:104")
+    metrics.listener("10.0.0.1:2762")
+    metrics.listens_plain("10.0.0.1:104")
     metrics.commit(0.003, 64)
     metrics.loop_lag(0.02)
     metrics.reloaded(True)
@@ -161,6 +165,8 @@ def test_keeping() -> None:
     assert found["dicom_router_dead_letters"] == 4
     assert found["dicom_router_spool_bytes"] == 100
     assert found["dicom_router_quarantined_records"] == 5
+    assert found["dicom_router_listener_plain{listener=10.0.0.1:104}"] == 1
+    assert found["dicom_router_listener_plain{listener=10.0.0.1:2762}"] == 0
     assert found["dicom_router_audit_queue_depth"] == 7
     assert found["dicom_router_audit_oldest_seconds"] == 2.5
     assert found["dicom_router_spool_free_bytes"] == 900
