@@ -20,7 +20,7 @@ def test_the_flow_benchmark_delivers_everything_byte_identical(tmp_path: Path) -
     for program in ("storescp", "dcmsend", "Orthanc", "cc"):
         require(program)
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.flow", "--quick", "--scale", "0.5", "--sizes", "16KiB,512KiB",
+        [sys.executable, "-m", "benchmarks.flow", "--quick", "--scale", "0.2", "--sizes", "16KiB,512KiB",
          "--folder", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, timeout=280,
     )  # fmt: skip

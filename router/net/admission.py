@@ -14,7 +14,7 @@ are: a real sender says it in milliseconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -27,6 +27,8 @@ UNKNOWN = "unknown"
 """Name of whoever calls on a listener that takes any caller and is not configured."""
 CERTIFICATE = "certificate"
 """Label of a refusal: this AE title belongs to another certificate."""
+ENOUGH = 1.0
+"""Seconds after which a socket that has said nothing gives up its place to another."""
 BURST_TIMEOUT = 2.0
 """Seconds for the A-ASSOCIATE-RQ of a socket beyond ``handshakes_per_address``."""
 BURST_PER_ADDRESS = 128
@@ -80,6 +82,8 @@ class Gate:
         self._peers: tuple[KnownPeer, ...] = ()
         self._handshakes: Counter[tuple[Place, str]] = Counter()
         self._sockets: Counter[Place] = Counter()
+        self._since: dict[Place, dict[Callable[[], None], float]] = {place: {} for place in Place}
+        """Who has places, oldest first, and since when."""
         self._by_peer: Counter[str] = Counter()
         self.know(peers)
 
@@ -94,8 +98,18 @@ class Gate:
         """Sockets whose A-ASSOCIATE is not answered yet."""
         return self._sockets.total()
 
-    def enter(self, listener: Listener, address: str) -> Place | str:
-        """The place that a new socket has now taken, or the label under which it is closed unheard."""
+    def enter(
+        self, listener: Listener, address: str, give_up: Callable[[], None] | None = None, now: float = 0.0
+    ) -> Place | str:
+        """The place that a new socket has now taken, or the label under which it is closed unheard.
+
+        Where all places are taken, the oldest socket has to give up its own if it had it long enough to send an
+        A-ASSOCIATE-RQ: silence from many addresses does not keep out who has something to say.
+
+        Args:
+            give_up: Called when this socket has to: it ``leave``s before it returns.
+            now: Monotonic seconds.
+        """
         if listener.accept != "any" and not any(known.has_address(address) for known in self._peers):
             return "address"
         limits = self.limits
@@ -105,13 +119,20 @@ class Gate:
         if self._handshakes[place, address] >= per_address:
             return "handshakes_per_address"
         if self._sockets[place] >= limits.handshakes:
-            return "handshakes"
+            oldest = next(iter(self._since[place].items()), None)
+            if oldest is None or now - oldest[1] < ENOUGH:
+                return "handshakes"
+            oldest[0]()
+        if give_up is not None:
+            self._since[place][give_up] = now
         self._sockets[place] += 1
         self._handshakes[place, address] += 1
         return place
 
-    def leave(self, place: Place, address: str) -> None:
+    def leave(self, place: Place, address: str, give_up: Callable[[], None] | None = None) -> None:
         """The handshake is over, one way or another."""
+        if give_up is not None:
+            self._since[place].pop(give_up, None)
         self._sockets[place] -= 1
         self._handshakes[place, address] -= 1
         if not self._handshakes[place, address]:

@@ -63,7 +63,7 @@ class AcceptedConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self.server
         server.connections.add(self)
-        place = server.gate.enter(server.listener, address_of(transport))
+        place = server.gate.enter(server.listener, address_of(transport), self._give_up_place, server.loop.time())
         if isinstance(place, str):
             server.refused(place, address_of(transport))
             self.transport = transport  # type: ignore[assignment]
@@ -192,7 +192,12 @@ class AcceptedConnection(Connection):
         if place is not None:
             self.server.gate.handshake_memory -= self._buffered
             self._buffered = 0
-            self.server.gate.leave(place, self.address)
+            self.server.gate.leave(place, self.address, self._give_up_place)
+
+    def _give_up_place(self) -> None:
+        self.server.refused("handshakes", self.address)
+        self._handshake_over()
+        self.close_now()
 
 
 class ListeningServer:

@@ -171,7 +171,8 @@ def test_trace_tells_the_story_of_one_object(tmp_path: Path) -> None:
 
 
 def test_garbage_and_http_on_the_dicom_port_cost_nothing(tmp_path: Path) -> None:
-    with RouterProcess(tmp_path / "router", {}) as router:
+    limits = "handshake_timeout = 2.0\nartim_timeout = 1.0"
+    with RouterProcess(tmp_path / "router", {}, limits=limits) as router:
         for garbage in (
             b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00",

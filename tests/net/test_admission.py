@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -141,6 +142,29 @@ def test_handshakes_are_limited_in_all() -> None:
     for n in range(3):
         small.leave(Place.HANDSHAKE, f"192.0.2.{n}")
     assert small.handshakes == 0
+
+
+def test_who_was_silent_for_long_gives_up_its_place_to_another() -> None:
+    small = gate(handshakes=2, handshakes_per_address=2)
+    gone: list[str] = []
+
+    def holder(address: str) -> Callable[[], None]:
+        def give_up() -> None:
+            gone.append(address)
+            small.leave(Place.HANDSHAKE, address, give_up)
+
+        return give_up
+
+    first, second = holder("192.0.2.1"), holder("192.0.2.2")
+    assert small.enter(ANY, "192.0.2.1", first, 10.0) is Place.HANDSHAKE
+    assert small.enter(ANY, "192.0.2.2", second, 10.5) is Place.HANDSHAKE
+    assert small.enter(ANY, "192.0.2.3", holder("192.0.2.3"), 10.9) == "handshakes", "they had no time to speak"
+    assert small.enter(ANY, "192.0.2.4", holder("192.0.2.4"), 11.0) is Place.HANDSHAKE
+    assert gone == ["192.0.2.1"], "the oldest"
+    small.leave(Place.HANDSHAKE, "192.0.2.2", second)
+    assert small.enter(ANY, "192.0.2.5", holder("192.0.2.5"), 11.1) is Place.HANDSHAKE
+    assert gone == ["192.0.2.1"], "whose handshake is over has none to give"
+    assert small.handshakes == 2
 
 
 def test_peers_can_be_exchanged() -> None:

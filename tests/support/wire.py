@@ -5,10 +5,11 @@ Their P-DATA-TFs are made and read by the plain-Python reference, not by the cod
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from router import IMPLEMENTATION_CLASS_UID
@@ -70,6 +71,18 @@ class WireSender:
         self.connection.sendall(p_data(1, 3, command))
         self._left = [p_data(1, 2 if number == len(pieces) else 0, piece) for number, piece in enumerate(pieces, 1)]
 
+    def stream(self, sop_instance: str, pieces: Iterable[bytes]) -> int:
+        """An object that nobody has in memory, in pieces of at most ``MAX - 6`` bytes; gives the status."""
+        self.connection.sendall(p_data(1, 3, encode_c_store_rq(1, self._sop_class, sop_instance)))
+        waiting = b""
+        with suppress(BrokenPipeError, ConnectionResetError):  # the answer says why
+            for piece in pieces:
+                if waiting:
+                    self.connection.sendall(p_data(1, 0, waiting))
+                waiting = piece
+            self.connection.sendall(p_data(1, 2, waiting))
+        return self.status()
+
     def send(self, share: float = 1.0) -> None:
         """This share of the fragments that are left; less than all: never the last."""
         count = len(self._left) if share >= 1 else int((len(self._left) - 1) * share)
@@ -107,10 +120,15 @@ class WireSink:
 
     Args:
         before_read: Called with ``arriving`` before a fragment counts; may block, then nothing more is read.
+        keep: Keep the data sets in ``whole``; else only their SHA-256 in ``digests``.
     """
 
-    def __init__(self, before_read: Callable[[int], None] = lambda size: None, port: int = 0) -> None:
+    def __init__(
+        self, before_read: Callable[[int], None] = lambda size: None, port: int = 0, *, keep: bool = True
+    ) -> None:
         self._before_read = before_read
+        self._keep = keep
+        self.digests: list[str] = []
         self._listening = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listening.getsockname()[1]
         self.arriving = 0
@@ -134,7 +152,7 @@ class WireSink:
                 thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        data, command = bytearray(), b""
+        data, command, digest = bytearray(), b"", hashlib.sha256()
         try:
             while (pdu := read_pdu(connection)) is not None:
                 kind, body = pdu
@@ -153,10 +171,15 @@ class WireSink:
                         self.begun += 1
                         continue
                     self._before_read(self.arriving)
-                    data += body[6:]
+                    if self._keep:
+                        data += body[6:]
+                    else:
+                        digest.update(memoryview(body)[6:])
                     self.arriving += len(body) - 6
                     if control & 2:
                         self.whole.append(bytes(data))
+                        self.digests.append(digest.hexdigest())
+                        digest = hashlib.sha256()
                         request = parse_command(command)
                         data.clear()
                         command = b""

@@ -1,0 +1,201 @@
+"""Very many connections that do nothing, or next to nothing: little memory, and a good peer is served at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from router.services.storage_scu import propose
+from router.ul.pdus import encode_request
+from tests.support.objects import encode, synthetic
+from tests.support.peers import wait_for
+from tests.support.process_memory import resident
+from tests.support.router_process import RouterProcess
+from tests.support.wire import WireSender
+from tests.torture.figures import Figure, report
+
+CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
+PER_ADDRESS = 250
+MEMORY = 150_000_000
+AT_ONCE = 1.0
+"""Seconds within which a good peer has its association."""
+
+
+@contextlib.contextmanager
+def open_sockets(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """Connections from as many loopback addresses as it takes."""
+    sockets: list[socket.socket] = []
+    try:
+        for number in range(count):
+            address = f"127.1.{number // PER_ADDRESS}.1"
+            sockets.append(socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(address, 0)))
+        yield sockets
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def associates_in(port: int) -> float:
+    """Seconds that a good peer waits for its association."""
+    started = time.monotonic()
+    sender = WireSender(port, (CT, EXPLICIT))
+    took = time.monotonic() - started
+    sender.close()
+    return took
+
+
+def pid_of(router: RouterProcess) -> int:
+    assert router.process is not None
+    return router.process.pid
+
+
+@pytest.mark.timeout(600)
+def test_idle_sockets_take_little_memory_and_nobodys_place(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
+) -> None:
+    count = amount("sockets", 2000, 10_000)
+    limits = f"handshakes = {count + 100}\nhandshake_timeout = 300.0"
+    with RouterProcess(tmp_path / "router", {}, limits=limits) as router:
+        associates_in(router.port)
+        before = resident(pid_of(router))
+        with open_sockets(router.port, count) as sockets:
+            wait_for(lambda: descriptors(router) >= count, 30, "all of them to be accepted")
+            waits = [associates_in(router.port) for _ in range(20)]
+            grown = resident(pid_of(router)) - before
+            assert all(one.fileno() >= 0 for one in sockets)
+        wait_for(lambda: descriptors(router) < 100, 30, "all of them to be forgotten")
+    assert max(waits) <= AT_ONCE
+    assert grown <= MEMORY * count / 10_000 + 5_000_000
+    report(
+        Figure(
+            test="T14",
+            promise="idle sockets: little memory, and a good peer associates at once",
+            goal="≤ 150 MB over the baseline for 10,000; ≤ 1 s",
+            found=f"{grown / 1e6:.1f} MB for {count:,} ({grown / count / 1e3:.1f} KB each); "
+            f"a good peer had its association after {max(waits) * 1000:.1f} ms at most",
+            n=count,
+            command=f"make torture (tests/torture/test_connections.py, --amount sockets={count})",
+        ),
+        keep=campaign,
+    )
+
+
+def descriptors(router: RouterProcess) -> int:
+    return len(os.listdir(f"/proc/{pid_of(router)}/fd"))
+
+
+@pytest.mark.timeout(600)
+def test_silent_sockets_beyond_the_limit_are_closed_and_a_good_peer_gets_in(
+    tmp_path: Path, amount: Callable[[str, int, int], int]
+) -> None:
+    """With the limits as they come: however many are silent, from however many addresses."""
+    count = amount("sockets", 2000, 10_000)
+    with RouterProcess(tmp_path / "router", {}) as router, open_sockets(router.port, count):
+        wait_for(lambda: descriptors(router) <= 1000, 30, "those over the limits to be closed")
+        waits = [first_association(router.port) for _ in range(20)]
+        assert max(waits) <= AT_ONCE + 0.5, "a second of patience with who came before"
+
+
+def first_association(port: int) -> float:
+    """Seconds until a good peer that tries again has its association."""
+    started = time.monotonic()
+    while True:
+        with contextlib.suppress(OSError, AssertionError):
+            associates_in(port)
+            return time.monotonic() - started
+        time.sleep(0.05)
+
+
+class Loris:
+    """Connections that each say a byte of their A-ASSOCIATE-RQ now and then."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self._request = encode_request(propose([(CT, EXPLICIT)], called_ae="ROUTER", calling_ae="LORIS"))
+        self._open = dict.fromkeys(sockets, 0)
+        self._selector = selectors.DefaultSelector()
+        for one in sockets:
+            one.setblocking(False)
+            self._selector.register(one, selectors.EVENT_READ)
+
+    @property
+    def left(self) -> int:
+        """How many the router has not closed."""
+        return len(self._open)
+
+    def step(self) -> None:
+        """A byte more on each."""
+        for key, _ in self._selector.select(0):
+            self._gone(key.fileobj)
+        for one, at in list(self._open.items()):
+            try:
+                one.send(self._request[at : at + 1])
+                self._open[one] = at + 1
+            except OSError:
+                self._gone(one)
+
+    def _gone(self, one: object) -> None:
+        if isinstance(one, socket.socket) and self._open.pop(one, None) is not None:
+            self._selector.unregister(one)
+
+
+def rate(port: int, seconds: float, between: Callable[[], None] = lambda: None) -> float:
+    """Objects a second that one good peer gets stored."""
+    sender = WireSender(port, (CT, EXPLICIT))
+    data = encode(synthetic(size=16384, sop_instance="1" * 60))
+    stored, started = 0, time.monotonic()
+    while (now := time.monotonic()) - started < seconds:
+        uid = f"2.25.{stored:050d}{int(now) % 10**5:05d}"
+        assert sender.store(uid, data.replace(b"1" * 60, uid.encode())) == 0
+        stored += 1
+        if stored % 50 == 0:
+            between()
+    sender.close()
+    return stored / (time.monotonic() - started)
+
+
+@pytest.mark.timeout(900)
+def test_slow_senders_are_closed_by_the_deadline_and_cost_good_ones_nothing(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
+) -> None:
+    count = amount("loris", 200, 1000)
+    rounds = amount("loris_rounds", 1, 5)
+    deadline = 5.0
+    limits = f"handshakes = {count + 100}\nhandshake_timeout = {deadline}"
+    ratios = []
+    with RouterProcess(tmp_path / "router", {}, limits=limits) as router:
+        rate(router.port, 0.5)
+        for _ in range(rounds):
+            alone = rate(router.port, 1.5)
+            with open_sockets(router.port, count) as sockets:
+                opened = time.monotonic()
+                loris = Loris(sockets)
+                beside = rate(router.port, 1.5, loris.step)
+                ratios.append(beside / alone)
+                assert loris.left >= count * 0.9, "they were there all the while"
+                while loris.left and time.monotonic() - opened < deadline + 5:
+                    loris.step()
+                    time.sleep(0.05)
+                assert loris.left == 0, "closed by the deadline, however they go on"
+            wait_for(lambda: descriptors(router) < 100, 10, "all of them to be forgotten")
+    ratio = statistics.median(ratios)
+    assert ratio >= (0.5 if campaign else 0.05), "a shared machine may take much of it away for a second"
+    report(
+        Figure(
+            test="T14",
+            promise="slow senders, a byte at a time: closed by the deadline; a good peer keeps its throughput",
+            goal="≥ 95 % of the throughput without them",
+            found=f"{ratio:.0%} (median of {rounds}; sender, {count:,} slow ones and router on the same processors); "
+            "all of them closed",
+            n=count * rounds,
+            command=f"make torture (tests/torture/test_connections.py, --amount loris={count})",
+        ),
+        keep=campaign,
+    )
