@@ -18,7 +18,7 @@ from router.spool.growing import GrowingData
 
 CUT_THROUGH = 4 << 20
 """Bytes of an object that must have come. Below, the way over the disk takes no longer than an association."""
-KEEP = 8 << 20
+KEEP = 4 << 20
 """Bytes of what came last that stay in memory, so that destinations which keep up need not read the disk."""
 
 
