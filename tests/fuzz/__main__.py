@@ -44,7 +44,7 @@ def instrumented() -> bool:
 
     [core] = Path(atheris.__file__).parent.glob("core_with_libfuzzer*.so")
     # The modules report to the fuzzer's core, which Python loads privately: so they name it as a library of theirs.
-    native.build(BUILT, compiler="clang", flags=COVERAGE, linked=[str(core)])
+    native.build(BUILT, compiler="clang", optimization="-O1", flags=COVERAGE, linked=[str(core)])
     return True
 
 

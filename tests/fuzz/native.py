@@ -33,7 +33,13 @@ in_place_of(Path(__file__).parent)
 
 
 def build(
-    folder: Path, *, compiler: str, flags: Sequence[str], linked: Sequence[str] = (), source: Path = ROOT
+    folder: Path,
+    *,
+    compiler: str,
+    optimization: str,
+    flags: Sequence[str],
+    linked: Sequence[str] = (),
+    source: Path = ROOT,
 ) -> None:
     """Compile the native modules of ``source`` into ``folder``, unless they are there and newer.
 
@@ -52,6 +58,7 @@ def build(
         env=os.environ
         | {
             "CC": compiler,
+            "NATIVE_OPTIMIZATION": optimization,
             "CFLAGS": " ".join(flags),
             "LDSHARED": " ".join((compiler, "-shared", *flags, *linked)),
         },
