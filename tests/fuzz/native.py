@@ -40,9 +40,11 @@ def build(
     flags: Sequence[str],
     linked: Sequence[str] = (),
     source: Path = ROOT,
+    like: Path | None = None,
 ) -> None:
     """Compile the native modules of ``source`` into ``folder``, unless they are there and newer.
 
+    What is not newer than in ``like``, an earlier build with the same flags, is taken from there.
     Raises CalledProcessError with what the compiler said.
     """
     sources = [source / "setup.py", *(source / "router").glob("_*.p[yx][xdi]")]
@@ -52,8 +54,10 @@ def build(
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    if like is not None:
+        shutil.copytree(like / "router", folder / "router")
     subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--force", "--build-lib", folder, "--build-temp", folder / "o"],
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder / "o"],
         cwd=source,
         env=os.environ
         | {

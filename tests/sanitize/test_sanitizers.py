@@ -33,15 +33,21 @@ import sys
 from tests.fuzz.targets import TARGETS
 import router._fastpdu, router._fastdimse
 assert all(sys.argv[1] in module.__file__ for module in (router._fastpdu, router._fastdimse))
+failed = 0
 for name in sys.argv[2:]:
     for path in TARGETS[name].corpus:
-        TARGETS[name].run(path.read_bytes())
+        try:
+            TARGETS[name].run(path.read_bytes())
+        except Exception as error:
+            print(name, path.name, repr(error), file=sys.stderr)
+            failed = 1
+sys.exit(failed)
 """
 BEYOND = "import ctypes; ctypes.string_at(ctypes.create_string_buffer(100), 200)"
 
 
-def build(folder: Path, source: Path = native.ROOT) -> None:
-    native.build(folder, compiler=require("gcc"), optimization="-O0", flags=FLAGS, source=source)
+def build(folder: Path, source: Path = native.ROOT, like: Path | None = None) -> None:
+    native.build(folder, compiler=require("gcc"), optimization="-O0", flags=FLAGS, source=source, like=like)
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +133,10 @@ CHECKS = {
         "                if available < 12:\n",
         "                if False:\n",
     ),
-    "as much of a PDV as there is": (
+    "no more than a header held back": (
         "_fastpdu.pyx",
-        "                    take = self._left\n                if self._body",
-        "                    pass\n                if self._body",
+        "                if take > LONGEST_HEADER - self._have:\n",
+        "                if False:\n",
     ),
     "a frame for each level of nesting": (
         "_fastpdu.pyx",
@@ -143,7 +149,7 @@ CHECKS = {
 
 @pytest.mark.timeout(1200)
 def test_without_one_of_its_checks_a_module_is_found_out(
-    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
+    built: Path, tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
 ) -> None:
     count = amount("checks", 0, len(CHECKS))
     if not count:
@@ -151,25 +157,25 @@ def test_without_one_of_its_checks_a_module_is_found_out(
     missed = []
     for number, (name, (file, written, gone)) in enumerate(list(CHECKS.items())[:count]):
         source = tmp_path / str(number)
-        shutil.copytree(native.ROOT / "router", source / "router", ignore=shutil.ignore_patterns("*.so", "*.c"))
+        shutil.copytree(native.ROOT / "router", source / "router", ignore=shutil.ignore_patterns("*.so"))
         for needed in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(native.ROOT / needed, source)
         changed = source / "router" / file
         text = changed.read_text()
         assert text.count(written) >= 1, f"{name}: not written so any more"
         changed.write_text(text.replace(written, gone))
-        build(source / "built", source)
+        build(source / "built", source, built)
         run = replayed(source / "built", NATIVE_TARGETS)
-        if run.returncode != FAULT and "AssertionError" not in run.stderr:
-            missed.append(name)
         print(f"{name}: exit code {run.returncode}")
+        if run.returncode != FAULT:
+            missed.append(name)
     assert not missed
     report(
         Figure(
             test="T25",
             promise="native modules without one of their checks are found out",
             goal="all",
-            found=f"{count} of {count} found by sanitizers or references over the corpora",
+            found=f"{count} of {count} found by the sanitizers over the corpora",
             n=count,
             command="make sanitize",
         ),
