@@ -22,6 +22,8 @@ from tests.fuzz.targets import TARGETS
 from tests.support.peers import require
 from tests.torture.figures import Figure, report
 
+pytestmark = pytest.mark.timeout(600)
+
 FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1")
 BUILT = native.ROOT / "build" / "sanitize"
 NATIVE_TARGETS = ("pdu", "association", "command", "message", "dataset", "values")
