@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard router/*.pyx router/*.pxd)
 
-.PHONY: run venv test lint lock bench bench-quick torture fuzz clean debian-packages
+.PHONY: run venv test lint lock bench bench-quick torture fuzz sanitize clean debian-packages
 
 run: venv
 	@echo "DICOM on 127.0.0.1:11112 as ROUTER, console on http://127.0.0.1:9180, files in var/archive. In another terminal:"
@@ -71,13 +71,17 @@ bench-quick: $(VENV)/.tests debian-packages
 	$(BIN)/python -m benchmarks.flow --rounds 2 --scale 0.5 --sizes 16KiB,512KiB --systems limit,router,storescp
 
 torture: $(VENV)/.tests debian-packages
-	$(BIN)/python -m pytest -q -s tests/torture --torture
+	$(BIN)/python -m pytest -q -s tests/torture tests/fuzz tests/sanitize --torture
 	$(BIN)/python -m tests.torture.figures
 
 # SECONDS for each target; with clang the native modules are looked into too.
 SECONDS ?= 60
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+# The native modules under AddressSanitizer and UndefinedBehaviorSanitizer: their tests and the corpora of the fuzzer.
+sanitize: $(VENV)/.tests debian-packages
+	$(BIN)/python -m pytest -q -s tests/sanitize --torture
 
 clean:
 	rm -rf build *.egg-info router/*.so router/_fastpdu.c router/_fastdimse.c router/_blocks.c router/_disk.c $(VENV)

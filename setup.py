@@ -1,7 +1,12 @@
 """Builds the native modules; everything else about the project is in pyproject.toml."""
 
+import os
+
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+# Fuzzers and sanitizers build with less (tests/fuzz/native.py).
+OPTIMIZATION = os.environ.get("NATIVE_OPTIMIZATION", "-O3")
 
 setup(
     ext_modules=cythonize(
@@ -10,7 +15,7 @@ setup(
                 f"router.{name}",
                 [f"router/{name}.pyx"],
                 depends=["router/_sequence_tags.pxi"] if name == "_fastpdu" else [],
-                extra_compile_args=["-O3", "-fno-strict-aliasing"],
+                extra_compile_args=[OPTIMIZATION, "-fno-strict-aliasing"],
             )
             for name in ("_fastpdu", "_fastdimse", "_blocks", "_disk")
         ],

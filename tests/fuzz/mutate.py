@@ -38,6 +38,16 @@ def mutations(corpus: Sequence[bytes], words: Sequence[bytes], count: int, longe
         yield bytes(data[:longest])
 
 
+def single_changes(corpus: Sequence[bytes]) -> Iterator[bytes]:
+    """Every input with one byte, each in turn, made 0, 255, one more or less, left out or doubled."""
+    for data in corpus:
+        for at, byte in enumerate(data):
+            for other in {0, 255, byte + 1 & 255, byte - 1 & 255} - {byte}:
+                yield data[:at] + bytes((other,)) + data[at + 1 :]
+            yield data[:at] + data[at + 1 :]
+            yield data[: at + 1] + data[at:]
+
+
 def _change(data: bytearray, corpus: Sequence[bytes], words: Sequence[bytes], randomness: random.Random) -> None:
     at = randomness.randint(0, len(data))
     end = min(len(data), at + randomness.choice((1, 1, 2, 4, 8, 16, 64)))

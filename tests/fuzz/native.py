@@ -6,6 +6,7 @@ started with ``environment`` does so from its beginning, and so do the Python pr
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -33,25 +34,53 @@ in_place_of(Path(__file__).parent)
 
 
 def build(
-    folder: Path, *, compiler: str, flags: Sequence[str], linked: Sequence[str] = (), source: Path = ROOT
+    folder: Path,
+    *,
+    compiler: str,
+    optimization: str,
+    flags: Sequence[str],
+    linked: Sequence[str] = (),
+    source: Path = ROOT,
+    like: Path | None = None,
 ) -> None:
     """Compile the native modules of ``source`` into ``folder``, unless they are there and newer.
 
+    What is not newer than in ``like``, an earlier build with the same flags, is taken from there.
     Raises CalledProcessError with what the compiler said.
     """
-    sources = [source / "setup.py", *(source / "router").glob("_*.p[yx][xdi]")]
-    newest = max(path.stat().st_mtime for path in sources)
-    made = [folder / "router" / f"{name}{SUFFIX}" for name in MODULES]
-    if all(path.exists() and path.stat().st_mtime > newest for path in made):
-        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers that want it, one builds
+        if not _is_newer(folder, source):
+            _compile(folder, compiler, optimization, flags, linked, source, like)
+
+
+def _is_newer(folder: Path, source: Path) -> bool:
+    newest = max(path.stat().st_mtime for path in (source / "setup.py", *(source / "router").glob("_*.p[yx][xdi]")))
+    made = [*(folder / "router" / f"{name}{SUFFIX}" for name in MODULES), folder / "sitecustomize.py"]
+    return all(path.exists() and path.stat().st_mtime > newest for path in made)
+
+
+def _compile(
+    folder: Path,
+    compiler: str,
+    optimization: str,
+    flags: Sequence[str],
+    linked: Sequence[str],
+    source: Path,
+    like: Path | None,
+) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    if like is not None:
+        shutil.copytree(like / "router", folder / "router")
     subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--force", "--build-lib", folder, "--build-temp", folder / "o"],
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder / "o"],
         cwd=source,
         env=os.environ
         | {
             "CC": compiler,
+            "NATIVE_OPTIMIZATION": optimization,
             "CFLAGS": " ".join(flags),
             "LDSHARED": " ".join((compiler, "-shared", *flags, *linked)),
         },

@@ -7,6 +7,7 @@ The router and the plain references are instrumented; so are the native modules,
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import warnings
 
@@ -19,7 +20,8 @@ def main() -> None:
     logging.disable()
     with atheris.instrument_imports(include=["router", "tests.support"]):
         from tests.fuzz.targets import TARGETS
-    atheris.Setup([sys.argv[0], *arguments], TARGETS[name].run)
+    # Where libFuzzer starts itself once more, to merge corpora, a shell does it.
+    atheris.Setup([f"{shlex.quote(sys.executable)} -m tests.fuzz.one {name}", *arguments], TARGETS[name].run)
     atheris.Fuzz()
 
 

@@ -103,6 +103,11 @@ def _command() -> dict[str, bytes]:
         "no-field": element(0x110, b"\7\0"),
         "length-of-4-gigabytes": element(0x100, b"\1\0") + struct.pack("<HHI", 0, 2, 0xFFFFFFFF),
         "cut-short": STORE[:-3],
+        "one-byte-of-an-element": STORE[:-9],
+        "element-beyond-the-command-set": STORE[:-1],
+        "element-far-beyond-the-command-set": element(0x100, b"\1\0")
+        + struct.pack("<HHI", 0, 0x902, 9000)
+        + b"comment",
     }
 
 
@@ -119,6 +124,7 @@ def _message() -> dict[str, bytes]:
         "two-messages": fragment(255, 3, ECHO) + fragment(1, 3, ECHO),
         "pdv-in-pieces": fragment(1, 7, STORE[:30]) + fragment(1, 3, STORE[30:]) + fragment(1, 6, b"ab"),
         "other-context-within": fragment(1, 1, STORE[:30]) + fragment(3, 3, STORE[30:]),
+        "element-beyond-the-command-set": fragment(1, 3, STORE[:-1]),
         "data-first": fragment(1, 2, b"data"),
         "command-over-its-limit": fragment(1, 1, bytes(150)) + fragment(1, 3, bytes(150)),
     }
@@ -160,6 +166,8 @@ def _dataset() -> dict[str, bytes]:
         "odd-and-padded": b"\1\2" + IMPLICIT.element(0x00080060, "CS", b"CTX") + b"\0",
         "cut-short": b"\0\3" + _small(EXPLICIT)[:-3],
         "length-of-4-gigabytes": b"\1\0" + struct.pack("<HHI", 8, 0x60, 0xFFFFFFFE),
+        "half-a-long-header": b"\0\0" + EXPLICIT.header(0x7FE00010, "OB", UNDEFINED)[:8],
+        "header-cut-before-a-long-value": b"\0\3" + EXPLICIT.element(0x00100020, "LO", bytes(250)) * 8,
         "delimiter-alone": b"\1\0" + IMPLICIT.bare(0xFFFEE00D, 0),
         "item-beyond-its-sequence": b"\0\2" + EXPLICIT.header(0x00400275, "SQ", 10) + EXPLICIT.bare(0xFFFEE000, 90),
     }

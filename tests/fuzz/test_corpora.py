@@ -12,12 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.mutate import mutations
+from tests.fuzz.mutate import mutations, single_changes
 from tests.fuzz.targets import TARGETS, Target
 from tests.torture.figures import Figure, report
 
 FILES = [path for target in TARGETS.values() for path in target.corpus]
-SHARES = {"pdu": 300, "association": 150, "command": 400, "message": 500, "dataset": 200, "values": 800, "part10": 300}
+SHARES = {
+    "pdu": 1000,
+    "association": 400,
+    "command": 1500,
+    "message": 1500,
+    "dataset": 800,
+    "values": 3000,
+    "part10": 1500,
+}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -45,6 +53,34 @@ def test_no_change_of_an_input_breaks_a_promise(
             found="0 crashes, 0 hangs",
             n=count,
             command=f"make torture (tests/fuzz/test_corpora.py, --amount mutations={count})",
+        ),
+        keep=campaign,
+    )
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("target", TARGETS.values(), ids=list(TARGETS))
+def test_no_byte_of_an_input_is_one_that_everything_hangs_on(
+    target: Target, amount: Callable[[str, int, int], int], campaign: bool
+) -> None:
+    """Each byte in turn: lowest, highest, beside what it was, missing, doubled."""
+    share = {"rules": 50, "association": 200}.get(target.name, 700)
+    limit = amount("bytes", share, 1 << 30)
+    changed = list(single_changes([path.read_bytes() for path in target.corpus]))
+    step = max(1, len(changed) // limit)
+    for data in changed[::step]:
+        try:
+            target.run(data)
+        except Exception as error:
+            pytest.fail(f"{type(error).__name__}: {error}\n{target.name}: bytes.fromhex({data.hex()!r})")
+    report(
+        Figure(
+            test="T25",
+            promise=f"every byte changed: {target.promise}",
+            goal="0 crashes, 0 hangs > 1 s",
+            found="0 crashes, 0 hangs",
+            n=len(changed[::step]),
+            command="make torture (tests/fuzz/test_corpora.py)",
         ),
         keep=campaign,
     )
