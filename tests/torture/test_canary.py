@@ -392,8 +392,8 @@ def test_no_text_of_a_patient_leaves_the_spool_on_any_way(
             test="T27",
             promise="no text and no UID of an object in logs, metrics, pages, answers and names of files",
             goal="0 hits",
-            found=f"0 hits of {objects * texts_in_a_data_set():,} marks on {len(WAYS)} ways, {workers} worker(s), 2 kills, "
-            f"{broken} damaged records and a lost ledger; "
+            found=f"0 hits of {objects * texts_in_a_data_set():,} marks on {len(WAYS)} ways, "
+            f"{workers} worker(s), 2 kills, {broken} damaged records and a lost ledger; "
             + ", ".join(f"{count} answered {status}" for status, count in sorted(spied.told.items())),
             n=objects,
             command=f"make torture (tests/torture/test_canary.py, --amount marked={objects})",
