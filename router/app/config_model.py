@@ -547,7 +547,7 @@ class AuditModel(_Table):
 
 def parse_collector(url: str) -> tuple[str, int]:
     """Host and port. Raises ValueError that says what would do."""
-    problem = f'"{url}" should be "file", "off", or like "{_COLLECTOR}://collector.hospital:6514"'
+    problem = f'"{_shown(url)}" should be "file", "off", or like "{_COLLECTOR}://collector.hospital:6514"'
     try:
         parts = urlsplit(url)
         port = parts.port or 6514

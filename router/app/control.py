@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from router import __version__
 from router.errors import InvalidRequest, NotFound
 from router.model import InstanceInfo, parse_id
+from router.observe.logs import as_logged
 from router.ports import Json
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ class RouterControl:
         stories = await self._router.ledger.trace(selector)
         if not stories:
             raise NotFound("nothing is known by this id, UID or accession number")
+        for story in stories:
+            story["logged_as"] = as_logged(story["sop_instance"])
         return {"instances": stories}
 
     async def explain(self, selector: str) -> Json:

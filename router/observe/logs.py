@@ -22,6 +22,7 @@ FORMATS: Final = ("auto", "json", "console")
 LEVELS: Final = ("debug", "info", "warning", "error")
 UID_MODES: Final = ("hashed", "full")
 
+_redaction = Redaction()
 _to_json = structlog.processors.JSONRenderer(default=str)
 
 
@@ -102,6 +103,8 @@ def configure_logging(
     for name, value, known in (("format", format, FORMATS), ("level", level, LEVELS), ("uids", uids, UID_MODES)):
         if value not in known:
             raise ValueError(f"log {name}: {value!r} is none of {', '.join(known)}")
+    global _redaction  # of the process, as structlog's own configuration is
+    _redaction = Redaction(uids=uids, key=key)
     target = sys.stderr if stream is None else stream
     terminal = target.isatty()
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -110,7 +113,7 @@ def configure_logging(
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(_traceback),
-        Redaction(uids=uids, key=key),
+        _redaction,
     ]
     last: list[structlog.typing.Processor]
     if format == "json" or (format == "auto" and not terminal):
@@ -137,6 +140,11 @@ def configure_logging(
     root.addHandler(handler)
     # Libraries say too much below this; their warnings and errors are worth a line.
     root.setLevel(max(number, logging.WARNING))
+
+
+def as_logged(uid: str) -> str:
+    """What stands for a UID in the log of this process, for who looks for it there."""
+    return _redaction.uid(uid)
 
 
 def get_logger(**values: Any) -> Log:

@@ -101,7 +101,7 @@ class Redaction:
             return value
         if isinstance(value, str):
             if name in _UID_NAMES:
-                return self.hash(value) if self._hash_uids else printable(value)
+                return self.uid(value)
             return self.text(value, LONGEST_TRACEBACK if name == "exception" else LONGEST)
         if isinstance(value, Mapping):
             return {self.text(str(key)): self._clean(str(key), inner) for key, inner in value.items()}
@@ -116,6 +116,10 @@ class Redaction:
         if isinstance(value, int | complex | Enum | PurePath | date):
             return self.text(str(value))
         return f"[{type(value).__name__}]"
+
+    def uid(self, uid: str) -> str:
+        """A UID as it is written."""
+        return self.hash(uid) if self._hash_uids else printable(uid)
 
     def hash(self, uid: str) -> str:
         """Twelve hex digits, the same for the same UID as long as the key is the same."""

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from pydicom.data import get_testdata_file
 
 from router.app.cli import doctor
+from router.app.cli.options import print_json
 from router.app.cli.root import COMMANDS, cli
 
 CT = str(get_testdata_file("CT_small.dcm"))
@@ -329,3 +330,12 @@ def test_doctor_knows_which_file_system_holds_a_folder() -> None:
 def test_doctor_with_a_configuration_that_cannot_be_read_exits_78(tmp_path: Path) -> None:
     (tmp_path / "router.toml").write_text("[node\n")
     assert run("doctor", "-c", tmp_path / "router.toml").exit_code == 78
+
+
+def test_json_is_readable_and_nothing_in_it_speaks_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"name": "Müller^山田", "said": "\x1b[2J\x7f\x9b2J\u202egnp.exe\u2028\u200b\ufeff"}
+    print_json(values)
+    written = capsys.readouterr().out
+    assert "Müller^山田" in written
+    assert all(line.isprintable() for line in written.split("\n"))
+    assert json.loads(written) == values

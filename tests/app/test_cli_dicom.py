@@ -215,6 +215,20 @@ def test_statuses_are_summed_up_and_failures_named(scp: Scp, tmp_path: Path) -> 
     assert report["failures"][0]["why"].startswith("no") or report["files"] == 1
 
 
+def test_what_a_peer_says_of_a_refusal_cannot_speak_to_the_terminal(scp: Scp, tmp_path: Path) -> None:
+    copies(tmp_path, 1)
+    status = pydicom.Dataset()
+    status.Status = 0xC123
+    status.ErrorComment = "no\x1b]0;owned\x07\r\nall stored \x9b2J"
+    scp.status = lambda count: status  # type: ignore[assignment,return-value]
+    for more in ((), ("--json",)):
+        result = run("send", scp.address, tmp_path, *more)
+        said = result.output + result.stderr
+        assert "all stored" in said
+        assert all(line.isprintable() for line in said.split("\n")), said
+        assert not any(line.startswith("all stored") for line in said.splitlines())
+
+
 def test_a_full_peer_exits_75(scp: Scp, tmp_path: Path) -> None:
     copies(tmp_path, 2)
     scp.status = lambda count: 0xA700

@@ -113,6 +113,22 @@ async def test_a_record_that_was_moved_after_the_backup_is_found_where_it_is(tmp
     ledger.close_files()
 
 
+async def test_a_record_that_was_moved_and_still_lies_in_its_old_place_is_owed_once(tmp_path: Path) -> None:
+    first, data = entry_of(1, 9000), bytes_of(9000, 2)
+    changed = Entry(info_of(2, data, sop_instance=first.info.sop_instance), first.decision, [data])
+    entries = [first, changed, entry_of(3, 9000)]
+    async with Running(tmp_path / "s") as running:
+        for entry in entries:
+            await running.put(entry)
+        for entry in entries:
+            await running.spool.move(entry.info, entry.decision, entry.place)
+    for _ in range(2):  # the ledger is lost, and then it is there
+        ledger = start(tmp_path)
+        assert all(ledger.knows(entry.info.id) for entry in entries)
+        assert ledger.counts.open == {name: [3, 3 * 9000] for name in first.decision.destinations}
+        ledger.close_files()
+
+
 async def test_the_number_of_a_missing_segment_is_not_used_again(tmp_path: Path) -> None:
     async with Running(tmp_path / "s") as running:
         entry = entry_of(1)

@@ -168,6 +168,13 @@ def test_trace_tells_the_story_of_one_object(tmp_path: Path) -> None:
         assert "done" in story or "delivered" in story
         assert "everything" in story, "the rule that decided"
         assert "SYNTHETIC1" not in router.log.read_text()
+        logged = json.loads(story)["instances"][0]["logged_as"]
+        assert logged.startswith("uid:")
+        assert f"in the log  {logged}" in router.cli("trace", uid, "-c", str(router.config)).stdout
+        assert router.stop() == 0
+        router.start()
+        again = router.cli("trace", uid, "-c", str(router.config), "--json").stdout
+        assert json.loads(again)["instances"][0]["logged_as"] == logged, "the key is kept"
 
 
 def test_garbage_and_http_on_the_dicom_port_cost_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from router.errors import DeliveryError, SpoolError
 from router.model import Status
-from router.observe.logs import configure_logging, get_logger
+from router.observe.logs import as_logged, configure_logging, get_logger
 from router.observe.redaction import LONGEST, REDACTED, Redaction
 
 CANARY = "CANARY^PATIENT"
@@ -131,7 +131,14 @@ def test_a_site_may_have_uids_in_full() -> None:
     stream = io.StringIO()
     configure_logging("json", uids="full", stream=stream)
     get_logger().info("stored", sop_instance=SOP)
-    assert lines(stream)[0]["sop_instance"] == SOP
+    assert lines(stream)[0]["sop_instance"] == SOP == as_logged(SOP)
+
+
+def test_who_has_a_uid_can_learn_what_stands_for_it() -> None:
+    stream = io.StringIO()
+    configure_logging("json", key=b"k" * 32, stream=stream)
+    get_logger().info("stored", sop_instance=SOP)
+    assert lines(stream)[0]["sop_instance"] == as_logged(SOP) != SOP
 
 
 def test_hashes_compare_with_the_same_key_only() -> None:

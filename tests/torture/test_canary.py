@@ -14,6 +14,7 @@ import random
 import re
 import socket
 import sqlite3
+import ssl
 import struct
 import sys
 import urllib.error
@@ -24,7 +25,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.peers import wait_for
+from tests.support.authority import Authority
+from tests.support.peers import free_port, wait_for
 from tests.support.plain_dataset import EXPLICIT as WRITER
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
@@ -81,9 +83,14 @@ to    = ["folder"]
 class Spied:
     """A router whose every word is kept, and everything around it."""
 
-    def __init__(self, folder: Path, destinations: dict[str, str], planted: str = "-", **settings: str) -> None:
+    def __init__(self, folder: Path, destinations: dict[str, str], planted: str = "-", *, workers: int = 1) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
+        # Certificates with marks for names: of a CA that is trusted, and of one that is not.
+        self.tls_port = free_port()
+        trusted, foreign = Authority(folder.parent / "trusted"), Authority(folder.parent / "foreign", "foreign")
+        own = trusted.issue("router")
+        self.shown = [ca.issue(mark(0, "CN"), f"{mark(0, 'SA')}.hospital".lower()) for ca in (trusted, foreign)]
         self.archive = folder / "archive"
         rules = RULES + "".join(
             f'[[rule]]\nname = "to {name}"\nmatch = {{ CallingAET = ["{name.upper()}", "LARGE"] }}\nto = ["{name}"]\n'
@@ -94,10 +101,12 @@ class Spied:
             {"folder": f"file://{self.archive}", **destinations},
             rules=rules,
             limits=LIMITS,
-            extra='[spool]\nsegment_size = "4MiB"\nreserve_associations = "0B"\nreserve_objects = "0B"\n',
+            extra='[spool]\nsegment_size = "4MiB"\nreserve_associations = "0B"\nreserve_objects = "0B"\n'
+            f'[[listen]]\nbind = "127.0.0.1:{self.tls_port}"\naccept = "any"\n'
+            f'tls = {{ certificate = "{own.certificate}", key = "{own.key}", ca = "{trusted.file}" }}\n',
             program=[sys.executable, "-m", "tests.torture.observed", str(folder), planted],
             environment={"TMPDIR": str(folder)},
-            **settings,  # type: ignore[arg-type]
+            workers=workers,
         )
         self.told: Counter[str] = Counter()
         """Answers to senders, by status."""
@@ -235,6 +244,23 @@ def strangers(spied: Spied, serial: int) -> bool:
     return True
 
 
+def marked_certificates(spied: Spied, serial: int) -> bool:
+    """TLS with a certificate that names a patient, from a CA that is trusted or not; and with a name that is none of
+    the router's."""
+    for shown in spied.shown:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.load_cert_chain(shown.certificate, shown.key)
+        with (
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", spied.tls_port), timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname=mark(serial, "SN").lower()) as connection,
+        ):
+            connection.sendall(mark(serial).encode() * 4)
+            spied.answers += connection.recv(65536)
+    return True
+
+
 def known_but_silent(spied: Spied, serial: int) -> bool:
     """An association that goes on with bytes that are no PDV."""
     with spied.sender(mark(serial, "AE")) as sender:
@@ -278,6 +304,7 @@ WAYS: dict[str, Callable[[Spied, int], object]] = {
     "broken off": broken_off,
     "foreign requests": foreign_requests,
     "strangers": strangers,
+    "marked certificates": marked_certificates,
     "no PDV": known_but_silent,
     "questions": questions,
 }
@@ -319,11 +346,12 @@ def test_no_text_of_a_patient_leaves_the_spool_on_any_way(
     tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
 ) -> None:
     objects = amount("marked", 40, 1000)
+    workers = amount("workers with marks", 1, 2)
     ways = [list(WAYS)[number % len(WAYS)] for number in range(objects)]
     random.Random(20261123).shuffle(ways)
     with ExitStack() as stack:
         peers, urls = everybody(stack)
-        spied = Spied(tmp_path / "spied", urls)
+        spied = Spied(tmp_path / "spied", urls, workers=workers)
         router = spied.router
         stack.callback(router.kill)
         router.start()
@@ -364,8 +392,8 @@ def test_no_text_of_a_patient_leaves_the_spool_on_any_way(
             test="T27",
             promise="no text and no UID of an object in logs, metrics, pages, answers and names of files",
             goal="0 hits",
-            found=f"0 hits of {objects * texts_in_a_data_set():,} marks on {len(WAYS)} ways, over 2 kills, "
-            f"{broken} damaged records and a lost ledger; "
+            found=f"0 hits of {objects * texts_in_a_data_set():,} marks on {len(WAYS)} ways, "
+            f"{workers} worker(s), 2 kills, {broken} damaged records and a lost ledger; "
             + ", ".join(f"{count} answered {status}" for status, count in sorted(spied.told.items())),
             n=objects,
             command=f"make torture (tests/torture/test_canary.py, --amount marked={objects})",

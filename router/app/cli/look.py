@@ -188,6 +188,8 @@ def trace(selector: str, config: Path | None, url: str | None, as_json: bool) ->
 
 def _story(instance: dict[str, Any]) -> None:
     say(f"{instance.get('sop_instance')}  (instance {instance.get('instance')})")
+    if instance.get("logged_as") not in (None, instance.get("sop_instance")):
+        say(f"  in the log  {instance['logged_as']}")
     say(f"  study       {instance.get('study')}  accession {instance.get('accession') or '-'}")
     received = f"  received    {moment(instance.get('received'))}"
     if instance.get("calling"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 CONFIG_VARIABLE = "DICOM_ROUTER_CONFIG"
+# JSON itself escapes those of ASCII but one: DEL, the C1 controls, and what turns the direction of writing.
+_ACTED_ON = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 USUAL_PLACES = (Path("router.toml"), Path("/etc/dicom-router/router.toml"))
 
 
@@ -55,4 +58,6 @@ def find_config(config: Path | None) -> Path | None:
 
 
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Readable as it is; what a terminal would act on is escaped, as JSON does it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    click.echo(_ACTED_ON.sub(lambda found: json.dumps(found.group())[1:-1], text))

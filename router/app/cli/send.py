@@ -331,7 +331,7 @@ def _tell(peer: Address, report: Report, found: int, quiet: bool) -> None:
         if report.skipped:
             say(f"  {report.skipped:>7}  passed over: no DICOM files")
     for path, why in report.failures[:SHOWN]:
-        click.echo(f"{path}: {why}", err=True)
+        say(f"{path}: {why}", err=True)
     if len(report.failures) > SHOWN:
         click.echo(f"and {len(report.failures) - SHOWN} more; --json names all", err=True)
     if report.stopped is not None:

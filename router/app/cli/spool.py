@@ -90,9 +90,8 @@ def verify(config: Path | None, data_dir: Path | None, as_json: bool) -> None:
         say(f"{whole} records ({size(octets)}) in {len(reports)} segments are whole, {unfinished} unfinished")
         for row in rows:
             what = row["sop_instance"] or "an unknown instance"
-            click.secho(
-                f"damaged: {what} in segment {row['segment']} at {row['offset']}: {row['problem']}", fg="red", err=True
-            )
+            place = f"segment {row['segment']} at {row['offset']}"
+            say(f"damaged: {what} in {place}: {row['problem']}", err=True, colour="red")
         for number in headers:
             click.secho(f"damaged: the header of segment {number}; its records explain themselves", fg="red", err=True)
     raise SystemExit(exits.FAILED if damaged or headers else exits.OK)

@@ -42,9 +42,9 @@ def _printable(cell: object) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
-def say(text: str) -> None:
-    """One line for people, made printable."""
-    click.echo(_printable(text))
+def say(text: str, *, err: bool = False, colour: str | None = None) -> None:
+    """One line for people, made printable. ``err``: to standard error."""
+    click.secho(_printable(text), err=err, fg=colour)
 
 
 def size(count: Any) -> str:
