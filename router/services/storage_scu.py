@@ -19,6 +19,7 @@ from router.dicom.uids import VERIFICATION
 from router.dimse.assembler import CommandReceived, MessageAssembler
 from router.dimse.command import Command, CommandField, encode_c_echo_rq, encode_c_store_rq
 from router.dimse.requestor import Outstanding
+from router.dimse.statuses import StatusClass, classify
 from router.errors import AssociationAborted, DeliveryError, LocalProtocolError, PeerProtocolError
 from router.model import InstanceInfo
 from router.net.dialer import DialedConnection
@@ -27,6 +28,7 @@ from router.ul.negotiation import accepted_contexts
 from router.ul.negotiation import propose as propose_contexts
 from router.ul.pdus import AssociateRequest, UserInformation
 
+_STORED = frozenset({StatusClass.SUCCESS, StatusClass.WARNING})
 MAX_WINDOW = 1024
 """Outstanding messages where the peer sets no limit."""
 
@@ -101,6 +103,8 @@ class StorageScu:
         self._outstanding: Outstanding[_Sent] = Outstanding(self.window)
         self._assembler = MessageAssembler(frozenset(usable))
         self._streaming: asyncio.Task[None] | None = None
+        self._unsent: asyncio.Future[StoreResponse] | None = None
+        """The response to what is being streamed and has not left to its last fragment."""
         self._awaits_data = False
         """What is being sent still arrives, and we wait for its sender: no fault of this peer."""
         self._progress = 0.0
@@ -167,6 +171,7 @@ class StorageScu:
             size = sum(map(len, buffers)) if source.size is None else source.size
             self.connection.send(frame_message(context_id, command, buffers or (b"",), size, self._max_length))
         else:
+            self._unsent = response
             self._streaming = self._loop.create_task(self._stream(context_id, command, source, response))
         if self._timer is None:
             self._arm()
@@ -249,6 +254,11 @@ class StorageScu:
         if command.sop_instance and sent.sop_instance and command.sop_instance != sent.sop_instance:
             # The message id is what matches; several archives answer with a UID of their own.
             self._log.warning("response names another SOP instance", address=self.connection.address)
+        if sent.response is self._unsent and not sent.response.done() and classify(command.status or 0) in _STORED:
+            # A peer may refuse what it has not seen whole, and cannot have stored it.
+            early = "response of success before the message was sent"
+            sent.response.set_exception(AssociationAborted(early))
+            raise PeerProtocolError(early)
         if not sent.response.done():
             sent.response.set_result(StoreResponse(command.status or 0, command.error_comment))
 
@@ -275,6 +285,7 @@ class StorageScu:
                 connection.send(framer.end())
             elif framer.left:
                 raise LocalProtocolError("the source gave less than its size")
+            self._unsent = None
         except asyncio.CancelledError:
             connection.abort()
             raise
