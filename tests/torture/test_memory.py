@@ -118,7 +118,8 @@ def test_full_load_in_little_memory_is_slower_and_loses_nothing(
             test="T16",
             promise="full load in 300 MB (control group): nothing is killed, nothing lost",
             goal="0 kills, 0 lost",
-            found=f"0 kills, {highest / 1e6:.0f} MB at most; 0 of {verdict.deliveries:,} deliveries lost, beside {stored} objects of 64 MiB",
+            found=f"0 kills, {highest / 1e6:.0f} MB at most; 0 of {verdict.deliveries:,} deliveries lost, "
+            f"beside {stored} objects of 64 MiB",
             n=verdict.answered,
             command=f"make torture (tests/torture/test_memory.py, --amount memory_seconds={seconds})",
         ),
