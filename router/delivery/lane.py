@@ -389,7 +389,11 @@ class Lane:
     async def _lease(self, limit: int) -> None:
         try:
             self._backlog = False
-            found = await self._ledger.lease(self.name, limit)
+            self._reserved += limit  # the window is one, however many ask for places in it
+            try:
+                found = await self._ledger.lease(self.name, limit)
+            finally:
+                self._reserved -= limit
             if self._closing:
                 await self._ledger.release(found)
                 return
@@ -408,7 +412,7 @@ class Lane:
         self.kick()
 
     async def _look_again(self) -> None:
-        """Objects that must wait for their time: come back then, or in a minute for those behind an older version."""
+        """Objects that must wait for their time: come back then."""
         seconds = await self._ledger.next_ready_in(self.name)
         if seconds is None or self._closing:
             return

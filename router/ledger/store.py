@@ -49,6 +49,10 @@ from router.model import (
 )
 
 LEASE_SECONDS = 60.0
+BEHIND = 60.0
+"""Seconds between looks at deliveries that wait for an older version of their object."""
+JUST_NOW = 1.0
+"""Seconds within which one may have become ready since somebody looked."""
 ROWS_AT_ONCE = 64
 HISTORY_SECONDS = 90 * 86400.0
 LAST_ID = (1 << 63) - 1
@@ -313,7 +317,7 @@ class Store:
             if destination in sent:
                 continue
             number = self.next_number()
-            after = None if supersedes is None else self._in_order(info, destination, number)
+            after = None if supersedes is None else self._in_order(info.sop_instance, info.id, destination, number)
             leased = destination in receipt.direct and after is None
             deliveries.append(
                 self._delivery_row(number, info.id, destination, leased, int(decision.priority), after, now)
@@ -343,8 +347,11 @@ class Store:
             at += count
 
     def _insert(self, instance: int, destination: str, priority: int, now: float) -> None:
-        """A delivery that is ready."""
-        row = self._delivery_row(self.next_number(), instance, destination, False, priority, None, now)
+        """A delivery that is ready, in its place among those of other versions."""
+        number = self.next_number()
+        (sop,) = self._one("select sop from instance where id=?", (instance,))
+        after = self._in_order(sop, instance, destination, number)
+        row = self._delivery_row(number, instance, destination, False, priority, after, now)
         self._insert_rows(INSERT_DELIVERY, [row])
 
     def _delivery_row(
@@ -355,8 +362,8 @@ class Store:
             1 if leased else 0, now + LEASE_SECONDS if leased else None, None, after, now,
         )  # fmt: skip
 
-    def _in_order(self, info: InstanceInfo, destination: str, number: int) -> int | None:
-        """Which delivery this one, of a version of a known instance, comes after.
+    def _in_order(self, sop: str, instance: int, destination: str, number: int) -> int | None:
+        """Which delivery this one, of a version of an instance, comes after.
 
         Versions come in the order of their ids, which is that of their arrival. One that was recorded late, since
         another process or a restart was in between, goes before the first newer one that still waits. If none waits,
@@ -365,12 +372,16 @@ class Store:
         """
         others = list(
             self.connection.execute(
-                "select d.id, d.instance_id, d.state from delivery d join instance i on i.id = d.instance_id "
-                "where i.sop=? and d.dest=? order by d.instance_id",
-                (info.sop_instance, destination),
+                "select d.id, d.instance_id, d.state, d.after from delivery d join instance i on i.id = d.instance_id "
+                "where i.sop=? and d.dest=? and d.id<>? order by d.instance_id",
+                (sop, destination, number),
             )
         )
-        newer = [other for other in others if other[1] > info.id]
+        for other in others:
+            if other[3] == number and other[1] < instance:
+                # It was to have this one sent once more; now this one comes after it anyway.
+                self.connection.execute("update delivery set after=null where id=?", (other[0],))
+        newer = [other for other in others if other[1] > instance]
         limit = LAST_ID
         if newer:
             waiting = next((other for other in newer if other[2] == "ready"), None)
@@ -435,9 +446,16 @@ class Store:
         return result
 
     def _requeue(self, delivery: int, now: float) -> None:
+        """It is owed again, in its place among those of other versions."""
+        instance, destination, sop = self._one(
+            "select d.instance_id, d.dest, i.sop from delivery d join instance i on i.id=d.instance_id where d.id=?",
+            (delivery,),
+        )
+        after = self._in_order(sop, instance, destination, delivery)
         self.connection.execute(
-            "update delivery set state='ready', attempts=0, first_attempt=null, not_before=0, owner=null, updated=? where id=?",
-            (now, delivery),
+            "update delivery set state='ready', attempts=0, first_attempt=null, not_before=0, owner=null, after=?, updated=? "
+            "where id=?",
+            (after, now, delivery),
         )
 
     def _unsettle(self, instance: int) -> None:
@@ -489,11 +507,20 @@ class Store:
             "update delivery set lease_until=? where owner=? and state='leased'", (now + LEASE_SECONDS, self.owner)
         )
 
-    def next_ready_at(self, destination: str) -> float | None:
-        """When the earliest ready delivery that must still wait may be tried."""
-        row = self._one("select min(not_before) from delivery where dest=? and state='ready'", (destination,))
-        moment: float | None = row[0]
-        return moment
+    def next_ready_at(self, destination: str, now: float) -> float | None:
+        """When to look again for deliveries to this destination, if none may be leased now; None: there are none.
+
+        What was ready before stays behind an older version of its object: that is looked for ``BEHIND`` later.
+        """
+        moment, behind = self._one(
+            "select (select min(not_before) from delivery where dest=?1 and state='ready' and not_before>?2), "
+            "exists(select 1 from delivery where dest=?1 and state='ready' and not_before<=?2)",
+            (destination, now - JUST_NOW),
+        )
+        if behind:
+            return min(now + BEHIND, moment if moment is not None else now + BEHIND)
+        found: float | None = moment
+        return found
 
     def settle_all(self, outcomes: Sequence[Outcome], now: float) -> None:
         """What became of attempts. Plain successes, nearly all there are, take two statements together."""

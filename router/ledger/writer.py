@@ -274,7 +274,7 @@ class SqliteLedger:
         """Seconds until the earliest waiting delivery may be tried (0: now); None when none is ready."""
 
         def ask(store: Store, now: float) -> float | None:
-            moment = store.next_ready_at(destination)
+            moment = store.next_ready_at(destination, now)
             return None if moment is None else max(0.0, moment - now)
 
         return await self._call(ask)

@@ -576,3 +576,84 @@ async def test_the_uids_of_all_instances_come_in_pages(tmp_path: Path, monkeypat
     assert sorted(ledger.sop_instances()) == sorted(one.info.sop_instance for one in made)
     assert ledger.instances() == 7
     await ledger.close()
+
+
+# Versions keep their order, whatever people and repeated objects ask for -----------------------------------------
+
+
+async def arrive(ledger: SqliteLedger, destination: str) -> list[int]:
+    """Deliver until nothing may be leased; the versions in the order in which they arrived."""
+    arrived = []
+    while found := await ledger.lease(destination, 1):
+        arrived.append(found[0].instance.checksum[0])
+        settle(ledger, found[0])
+        await ledger.flush()
+    return arrived
+
+
+async def versions_of(ledger: SqliteLedger, *destinations: str) -> None:
+    """Two of one object."""
+    await record(ledger, receipt("2.25.5", to=destinations, content=b"1"))
+    await record(ledger, receipt("2.25.5", to=destinations, content=b"2"))
+
+
+async def test_a_repeated_newer_version_that_is_owed_to_more_does_not_overtake_the_older_one(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt("2.25.5", to=("a", "b"), content=b"1"))
+    await record(ledger, receipt("2.25.5", to=("a",), content=b"2"))
+    await record(ledger, receipt("2.25.5", to=("a", "b"), content=b"2"))
+    (older,) = await ledger.lease("b", 10)
+    assert older.instance.checksum[:1] == b"1"
+    settle(ledger, older)
+    assert await arrive(ledger, "b") == [ord("2")]
+    await ledger.close()
+
+
+async def test_both_versions_sent_again_arrive_in_their_order(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await versions_of(ledger, "a")
+    assert await arrive(ledger, "a") == [ord("1"), ord("2")]
+    await ledger.resend({"uid": "2.25.5"}, None)
+    assert len(await ledger.lease("a", 10)) == 1, "one after the other"
+    await ledger.close()
+
+
+@pytest.mark.parametrize("again", ["2.25.5", "b"])
+async def test_sent_again_over_and_over_the_newest_is_always_the_last(tmp_path: Path, again: str) -> None:
+    ledger = open_ledger(tmp_path)
+    await versions_of(ledger, "a")
+    await arrive(ledger, "a")
+    for _ in range(3):
+        await ledger.resend({"uid": "2.25.5"}, None if again == "2.25.5" else "b")
+        for destination in ("a", "b"):
+            arrived = await arrive(ledger, destination)
+            assert not arrived or arrived[-1] == ord("2")
+    assert counted(ledger) == recount(ledger)
+    assert not any(count for count, _ in ledger.counts.open.values())
+    await ledger.close()
+
+
+async def test_an_older_version_that_was_given_up_and_is_retried_is_followed_by_the_newest(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await versions_of(ledger, "a")
+    (older,) = await ledger.lease("a", 10)
+    settle(ledger, older, OutcomeKind.DEAD, reason="status 0xC000", charge=True)
+    await ledger.flush()
+    assert await arrive(ledger, "a") == [ord("2")]
+    await ledger.retry_dead(None, "a")
+    assert await arrive(ledger, "a") == [ord("1"), ord("2")]
+    await ledger.close()
+
+
+async def test_what_waits_behind_an_older_version_is_looked_for_once_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.ledger.store.JUST_NOW", 0.0)
+    ledger = open_ledger(tmp_path)
+    await versions_of(ledger, "a")
+    (older,) = await ledger.lease("a", 10)
+    settle(ledger, older, OutcomeKind.RETRY, charge=True, not_before=9e9, reason="status 0x0110", status=0x0110)
+    seconds = await ledger.next_ready_in("a")
+    assert seconds is not None
+    assert 50 < seconds <= 60
+    await ledger.close()

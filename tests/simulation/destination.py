@@ -41,6 +41,8 @@ class Mood(StrEnum):
 
 
 GOOD = (Mood.UP, Mood.SLOW)
+DOUBTFUL = {Mood.SILENT, Mood.ABORTING, Mood.FORGETFUL, Mood.FAILING}
+"""Objects are charged with attempts, and given up after ten of them in a day or more."""
 DEAD = (Mood.DOWN, Mood.UNREACHABLE)
 
 
@@ -62,6 +64,8 @@ class SimulatedDestination:
     attempts: list[float] = field(default_factory=list)
     """When somebody wanted to associate."""
     most_associations: int = 0
+    moods: set[Mood] = field(default_factory=set)
+    """All that it ever was in."""
     _open: set[SimulatedSender] = field(default_factory=set)
 
     async def open(self, pairs: Sequence[Pair]) -> SimulatedSender:
@@ -85,6 +89,7 @@ class SimulatedDestination:
     def change(self, mood: Mood) -> None:
         """What is open dies with a host that goes away."""
         self.mood = mood
+        self.moods.add(mood)
         if mood in DEAD:
             for sender in list(self._open):
                 sender.lost("connection lost")
@@ -92,7 +97,7 @@ class SimulatedDestination:
     def orphan(self) -> None:
         """Who called is gone: what is on its way may be stored, and nobody hears of it."""
         for sender in self._open:
-            sender.orphaned = True
+            sender.orphaned()
         self._open.clear()
 
     def forget(self, sender: SimulatedSender) -> None:
@@ -111,7 +116,7 @@ class SimulatedSender:
         self._peer = peer
         self._pairs = frozenset(pairs)
         self._waiting: dict[int, asyncio.Future[StoreResponse]] = {}
-        self.orphaned = False
+        self._sent: dict[int, InstanceInfo] = {}
         self._window = peer.chance.choice((1, 1, 4))
 
     @property
@@ -134,6 +139,7 @@ class SimulatedSender:
     def store(self, info: InstanceInfo, source: Any) -> asyncio.Future[StoreResponse]:
         future: asyncio.Future[StoreResponse] = self._loop.create_future()
         self._waiting[info.id] = future
+        self._sent[info.id] = info
         if self._peer.mood is Mood.SILENT:
             self._loop.call_later(RESPONSE_TIMEOUT, self.lost, "no response in time")
         else:
@@ -145,10 +151,6 @@ class SimulatedSender:
         if future is None or future.done():
             return
         mood, chance = peer.mood, peer.chance
-        if self.orphaned:
-            if mood in GOOD and chance.random() < 0.5 and info.sop_instance not in peer.poisoned:
-                peer.arrivals.append(Arrival(info.sop_instance, info.checksum, self._loop.time()))
-            return
         if mood is Mood.SILENT:
             return
         if mood is Mood.ABORTING and chance.random() < 0.5:
@@ -170,6 +172,14 @@ class SimulatedSender:
                 return
         del self._waiting[info.id]
         future.set_result(StoreResponse(status))
+
+    def orphaned(self) -> None:
+        peer = self._peer
+        for number in self._waiting:
+            info = self._sent[number]
+            if peer.mood in GOOD and peer.chance.random() < 0.5 and info.sop_instance not in peer.poisoned:
+                peer.arrivals.append(Arrival(info.sop_instance, info.checksum, self._loop.time()))
+        self._waiting.clear()
 
     def lost(self, why: str) -> None:
         self._end(AssociationAborted(why))
