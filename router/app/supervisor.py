@@ -74,7 +74,7 @@ def _log(config: Config) -> None:
     configure_logging(config.log_format, level=config.log_level, uids=config.log_uids, key=key)
     log_uncaught()
     if told:
-        get_logger().warning("log", told=told)
+        get_logger().warning("hashes of UIDs in the log", told=told)
 
 
 def _no_core() -> None:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from router.observe.logs import get_logger
+from router.observe.redaction import without_arguments
 
 
 def log_uncaught() -> None:
@@ -26,8 +27,11 @@ def log_uncaught() -> None:
 
 
 def log_of_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An event loop's exception handler. Of the context only the exception: the rest shows arguments."""
-    get_logger().error("fault in a callback or task that nobody waits for", exc_info=context.get("exception"))
+    """An event loop's exception handler. Of the context no more than what happened: the rest shows arguments."""
+    said = without_arguments(str(context.get("message", "")))
+    get_logger().error(
+        "fault in a callback or task that nobody waits for", said=said, exc_info=context.get("exception")
+    )
 
 
 def _ends_the_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO, cast
 
 import structlog
 
-from router.observe.redaction import EventDict, Redaction, describe, where_it_happened
+from router.observe.redaction import EventDict, Redaction, describe, where_it_happened, without_arguments
 from router.ports import Log
 
 FORMATS: Final = ("auto", "json", "console")
@@ -40,8 +40,7 @@ def _in_the_line(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def _of_library(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """A library's record: its format without what was to be put in, and who said it. asyncio puts it in itself, behind
-    a bracket: ``Exception in callback store(<what was given to it>)``."""
+    """A library's record: its format without what was to be put in, and who said it."""
     record: logging.LogRecord = event.pop("_record")
     del event["_from_structlog"]
     said: Any = record.msg
@@ -50,7 +49,7 @@ def _of_library(_logger: Any, _method: str, event: EventDict) -> EventDict:
     else:
         text = said.partition("\n")[0] if isinstance(said, str) else type(said).__name__
     if record.name == "asyncio":
-        text = text.partition("(")[0].partition("<")[0].rstrip(" :")
+        text = without_arguments(text)
     event["event"] = text
     event["library"] = record.name
     return event

@@ -144,6 +144,12 @@ def printable(text: str, longest: int = LONGEST) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def without_arguments(text: str) -> str:
+    """What asyncio says of a fault, up to where it begins to show what it had in hand:
+    ``Exception in callback store(<an object of a patient>)``."""
+    return text.partition("\n")[0].partition("(")[0].partition("<")[0].rstrip(" :")
+
+
 def describe(error: BaseException) -> str:
     """The class of an exception, and its text if we or the operating system wrote it. Other texts quote what they
     failed on (``invalid literal for int(): 'DOE^JANE'``) and stay out."""

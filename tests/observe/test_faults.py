@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from router.observe.redaction import without_arguments
+
 CANARY = "CANARY^PATIENT"
 
 SET_UP = """
@@ -73,6 +75,13 @@ def test_a_fault_that_nobody_caught_says_where_but_not_on_what(
     assert event in [line["event"] for line in said]
     if event != "a warning of Python":
         assert any("ValueError" in line["exception"] and "fail" in line["exception"] for line in said)
+
+
+def test_what_asyncio_says_is_kept_up_to_what_it_had_in_hand() -> None:
+    assert without_arguments("Task was destroyed but it is pending!") == "Task was destroyed but it is pending!"
+    assert without_arguments(f"Exception in callback store('{CANARY}')") == "Exception in callback store"
+    assert without_arguments(f"Exception in callback <bound method of {CANARY}>") == "Exception in callback"
+    assert without_arguments(f"Fatal error\n{CANARY}") == "Fatal error"
 
 
 def test_an_interrupt_says_nothing() -> None:

@@ -28,6 +28,7 @@ from tests.torture.figures import Figure, report
 IN_FILE, IN_ENVIRONMENT, WRONG = "pXq7-file-secret", "pXq7-environment-secret", "pXq7-wrong-secret"
 PASSWORDS = (IN_FILE, IN_ENVIRONMENT, WRONG)
 VARIABLE = "SITE_KEY_PASSWORD"
+ROOM = '[spool]\nreserve_associations = "0B"\nreserve_objects = "0B"\n'
 
 
 class Site:
@@ -51,7 +52,9 @@ class Site:
             for port, identity, secret in zip(self.ports, (self.one, self.two), secrets, strict=True)
         )
         environment = {VARIABLE: IN_ENVIRONMENT}
-        self.router = RouterProcess(folder / "router", {}, extra=listeners, workers=workers, environment=environment)
+        self.router = RouterProcess(
+            folder / "router", {}, extra=listeners + ROOM, workers=workers, environment=environment
+        )
         self.said: dict[str, str] = {}
 
     def ask(self, *arguments: str, **environment: str) -> int:

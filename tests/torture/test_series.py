@@ -121,7 +121,8 @@ def test_no_peer_makes_a_series_of_a_router(
 ) -> None:
     objects = amount("strangers on the wire", 60, 5000)
     anybody = Anybody(2)
-    with RouterProcess(tmp_path, {"folder": f"file://{tmp_path / 'archive'}"}) as router:
+    room = '[spool]\nreserve_associations = "0B"\nreserve_objects = "0B"\n'
+    with RouterProcess(tmp_path, {"folder": f"file://{tmp_path / 'archive'}"}, extra=room) as router:
 
         def call() -> None:
             calling = on_the_wire(anybody.ae_title())
