@@ -1,0 +1,53 @@
+"""Every PDU type with every awkward length, before an association, within one and within a message: an answer or an
+end, and never memory."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from tests.hostile.support import Victim, forget_peak, fresh_uid, resident
+from tests.support.objects import encode, synthetic
+from tests.support.plain_pdu import p_data
+from tests.support.script import CT, EXPLICIT, store
+
+MIB = 1 << 20
+NAMES = {1: "A-ASSOCIATE-RQ", 2: "A-ASSOCIATE-AC", 3: "A-ASSOCIATE-RJ", 4: "P-DATA-TF", 5: "A-RELEASE-RQ",
+         6: "A-RELEASE-RP", 7: "A-ABORT"}  # fmt: skip
+MAX_PDU = 131072
+ASSOCIATE_PDU = 1 << 20
+LIMITS = {1: ASSOCIATE_PDU, 2: ASSOCIATE_PDU, 4: MAX_PDU}
+PRESSED = 4 * MIB
+"""Bytes sent behind a header, at most."""
+
+
+def lengths(kind: int) -> list[int]:
+    limit = LIMITS.get(kind, 4)
+    return sorted({0, 3, 4, limit, limit + 1, 1 << 31, (1 << 32) - 1})
+
+
+CASES = [(kind, length) for kind in NAMES for length in lengths(kind)]
+
+
+@pytest.mark.parametrize(("kind", "length"), CASES, ids=[f"{NAMES[kind]} of {length}" for kind, length in CASES])
+def test_a_pdu_of_any_length_ends_in_an_answer_or_an_end(victim: Victim, kind: int, length: int) -> None:
+    before = resident(victim.pid)
+    forget_peak(victim.pid)
+    header = struct.pack(">BBI", kind, 0, length)
+    uid = fresh_uid()
+    half = store(uid, encode(synthetic(size=200_000, sop_instance=uid))[:120_000])[: -len(p_data(1, 2, bytes(60_000)))]
+    for associate, prologue in ((None, b""), (((CT, EXPLICIT),), b""), (((CT, EXPLICIT),), half)):
+        with victim.attack(associate=associate) as attacker:
+            attacker.press(prologue + header + bytes(min(length, PRESSED)), 1)
+            attacker.connection.settimeout(10)
+            if length > LIMITS.get(kind, ASSOCIATE_PDU):
+                assert attacker.answer() in (ABORTED, None)  # None: the last word was lost with a reset
+            elif length and kind == 4 and associate is not None:
+                attacker.answer()  # a PDV of length 0 is none, or the object is broken
+            attacker.reset()
+    assert victim.arrived(uid) == []
+    assert resident(victim.pid, "VmHWM") - before <= 4 * MIB
+
+
+ABORTED = (7, bytes((0, 0, 2, 6)))
