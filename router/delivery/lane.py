@@ -121,7 +121,8 @@ class Lane:
         self._reserved = 0
         self._in_flight = 0
         self._loading: set[int] = set()
-        self._associations: set[LaneAssociation] = set()
+        self._associations: dict[LaneAssociation, None] = {}
+        """In the order in which they were opened."""
         self._pairs: dict[Pair, None] = {}
         self._no_context: dict[Pair, tuple[int, float]] = {}
         self._backlog = True
@@ -178,7 +179,7 @@ class Lane:
         else:
             association = LaneAssociation(self)
             association.begin(early)
-            self._associations.add(association)
+            self._associations[association] = None
             association.start()
         return early
 
@@ -297,7 +298,7 @@ class Lane:
             and self.waiting > sum(association.soon for association in self._associations)
         ):
             association = LaneAssociation(self)
-            self._associations.add(association)
+            self._associations[association] = None
             association.start()
         if self.waiting and self._early_timer is None and self._held_by_early():
             for association in self._associations:
@@ -658,11 +659,11 @@ class Lane:
 
     def drop(self, association: LaneAssociation) -> None:
         """It never opened."""
-        self._associations.discard(association)
+        self._associations.pop(association, None)
 
     def gone(self, association: LaneAssociation) -> None:
         """An association is over, in every way."""
-        self._associations.discard(association)
+        self._associations.pop(association, None)
         self.kick()
 
     def _spawn(self, work) -> None:  # type: ignore[no-untyped-def]

@@ -502,7 +502,7 @@ class SqliteLedger:
         if self.share.alone:
             self.counts.apply(store.delta)
         if store.woken and self._loop is not None:
-            for destination in store.woken:
+            for destination in sorted(store.woken):
                 self._loop.call_soon_threadsafe(self.ready, destination)
         calls = []
         for job in jobs:

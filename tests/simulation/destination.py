@@ -66,7 +66,7 @@ class SimulatedDestination:
     most_associations: int = 0
     moods: set[Mood] = field(default_factory=set)
     """All that it ever was in."""
-    _open: set[SimulatedSender] = field(default_factory=set)
+    _open: dict[SimulatedSender, None] = field(default_factory=dict)
 
     async def open(self, pairs: Sequence[Pair]) -> SimulatedSender:
         loop = asyncio.get_running_loop()
@@ -82,7 +82,7 @@ class SimulatedDestination:
         if self.mood is Mood.MISCONFIGURED:
             raise AssociationRejected(1, 1, 3)
         sender = SimulatedSender(self, pairs)
-        self._open.add(sender)
+        self._open[sender] = None
         self.most_associations = max(self.most_associations, len(self._open))
         return sender
 
@@ -101,7 +101,7 @@ class SimulatedDestination:
         self._open.clear()
 
     def forget(self, sender: SimulatedSender) -> None:
-        self._open.discard(sender)
+        self._open.pop(sender, None)
 
     def latency(self) -> float:
         return self.chance.uniform(1.0, 20.0) if self.mood is Mood.SLOW else self.chance.uniform(0.001, 0.1)

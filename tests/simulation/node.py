@@ -125,6 +125,7 @@ class SimulatedNode:
         self.lanes: dict[str, Lane] = {}
         self.paused: set[str] = set()
         self.largest_window = 0
+        """Deliveries in memory at most."""
         self._ids = itertools.count(1)
         self.ledger: SimulatedLedger
 
@@ -156,9 +157,8 @@ class SimulatedNode:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(20.0)
+            await asyncio.sleep(600.0)  # nobody else would take a lease that has run out
             self.ledger.renew()
-            self.largest_window = max(self.largest_window, *(lane.window for lane in self.lanes.values()))
 
     def _ready(self, name: str) -> None:
         if name in self.lanes:
@@ -172,7 +172,7 @@ class SimulatedNode:
             lane._closing = True
         for peer in self.destinations:
             peer.orphan()
-        for task in asyncio.all_tasks():
+        for task in sorted(asyncio.all_tasks(), key=lambda one: one.get_name()):
             if task is not asyncio.current_task() and task.get_name() != "the world":
                 task.cancel()
         self.lanes.clear()
@@ -196,6 +196,7 @@ class SimulatedNode:
         )  # fmt: skip
         decision = Decision(verdict=verdict, destinations=tuple(to), rules=("r",), version="v1")
         direct = frozenset(name for name in decision.destinations if self.lanes[name].reserve())
+        self.largest_window = max(self.largest_window, 0, *(lane.window for lane in self.lanes.values()))
         receipt = Receipt(info=info, decision=decision, location=Location(1, 1, number * 4096, 4), direct=direct)
         records = self.spool.records
         records.append(receipt)

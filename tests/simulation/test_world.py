@@ -31,7 +31,7 @@ def run(seed: int) -> Outcome:
 
 @pytest.mark.timeout(7200)
 def test_everything_arrives_where_it_is_owed(amount: Callable[[str, int, int], int], campaign: bool) -> None:
-    seeds = amount("seeds", 30, 20_000)
+    seeds = amount("seeds", 24, 20_000)
     started = time.monotonic()
     outcomes: list[Outcome] = []
     with ProcessPoolExecutor(2 if campaign else 1) as pool:

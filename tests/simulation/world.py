@@ -25,7 +25,7 @@ from tests.simulation.loop import Clock, VirtualLoop
 from tests.simulation.node import WINDOW, SimulatedNode
 
 HOUR, DAY = 3600.0, 86400.0
-HEALING = 40 * DAY
+HEALING = 4 * DAY
 """Virtual seconds after which everything must have arrived: ten attempts of an object take a day."""
 SHORTEST, LONGEST = 5.0 * 0.8, 300.0 * 0.8
 """Of a rest: PS: 5 s doubled to 300 s, give or take a fifth."""
