@@ -49,6 +49,8 @@ from router.model import (
 )
 
 LEASE_SECONDS = 60.0
+LONGEST_WAIT = 300.0
+"""Seconds that anything waits after a start."""
 BEHIND = 60.0
 """Seconds between looks at deliveries that wait for an older version of their object."""
 JUST_NOW = 1.0
@@ -611,13 +613,28 @@ class Store:
     # Starting, and looking after the spool -------------------------------------------------------------------
 
     def take_over(self, owners: str, now: float) -> int:
-        """Leases of earlier runs, whose owners begin like this, and expired ones of anybody, are ready again."""
+        """Leases of earlier runs, whose owners begin like this, and expired ones of anybody, are ready again.
+
+        Nothing waits for longer than ``LONGEST_WAIT``: the clock may have been set while nobody looked.
+        """
         self.connection.execute(
-            "update delivery set state='ready', owner=null, updated=?, not_before=min(not_before, ?+300) "
+            "update delivery set not_before=?1 where state='ready' and not_before>?1", (now + LONGEST_WAIT,)
+        )
+        self.connection.execute(
+            "update delivery set state='ready', owner=null, updated=?, not_before=min(not_before, ?) "
             "where state='leased' and (owner is null or substr(owner, 1, length(?))=? or lease_until<?)",
-            (now, now, owners, owners, now),
+            (now, now + LONGEST_WAIT, owners, owners, now),
         )
         return self.connection.changes()
+
+    def clock_was_set(self, seconds: float) -> None:
+        """The time of day went on by so much more than time did: what waits, waits as long as it would have."""
+        self.connection.execute(
+            "update delivery set not_before=case when not_before>0 then max(0.001, not_before+?1) else 0 end, "
+            "first_attempt=first_attempt+?1, lease_until=lease_until+?1 where state in ('ready','leased') "
+            "and (not_before>0 or first_attempt is not null or lease_until is not null)",
+            (seconds,),
+        )
 
     def take_over_expired(self, now: float) -> int:
         """Leases that another process did not renew are ready again."""

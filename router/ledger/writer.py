@@ -40,6 +40,8 @@ RENEW_EVERY = 20.0
 COMMIT_EVERY = 0.025
 """Seconds from one commit to the next where nobody waits for it: a larger transaction costs little more than a small
 one, and each sync is taken from those of the spool."""
+CLOCK_STEP = 2.0
+"""Seconds by which two clocks differ more than before when somebody has set one."""
 FULL_WAIT = 0.2
 """Seconds between attempts while the disk is full."""
 CHECKPOINT_PAGES = 4000
@@ -101,6 +103,9 @@ class SqliteLedger:
         self._postponed: list[Any] = []
         """Jobs that met a full disk and must not be lost, in order."""
         self._committed_at = 0.0
+        self._clock = 0.0
+        """The time of day less the monotonic time, at the last transaction."""
+        self._stepped = False
         self._ballast = Ballast(path)
         self._connection: apsw.Connection
         self._store: Store
@@ -431,6 +436,9 @@ class SqliteLedger:
 
     def _renew(self, store: Store, now: float) -> None:
         store.renew(now)
+        stepped, self._stepped = self._stepped, False
+        if stepped:
+            return  # others have not renewed theirs by the new time
         if not self.share.alone and (taken := store.take_over_expired(now)):
             self.log.warning("took over expired leases", count=taken)
 
@@ -468,6 +476,7 @@ class SqliteLedger:
         now = time.time()
         try:
             store.begin()
+            self._look_at_clock(now)
             records: list[_Record] = []
             outcomes: list[Outcome] = []
             for job in jobs:
@@ -513,6 +522,17 @@ class SqliteLedger:
         if calls and self._loop is not None:
             self._loop.call_soon_threadsafe(_answer, calls)
         self._checkpoint(force=False)
+
+    def _look_at_clock(self, now: float) -> None:
+        """Times of day that stand in rows move with a clock that is set: retries are due after as long as before."""
+        before, self._clock = self._clock, now - time.monotonic()
+        seconds = self._clock - before
+        if abs(seconds) < CLOCK_STEP or not before:
+            return
+        self._stepped = True
+        if self.share.worker == 0:
+            self._store.clock_was_set(seconds)
+            self.log.warning("the clock was set", seconds=round(seconds))
 
     def _run_call(self, call: _Call, now: float) -> None:
         """A fault in what somebody asked for is his alone: what else is in the transaction goes on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -656,4 +657,53 @@ async def test_what_waits_behind_an_older_version_is_looked_for_once_a_minute(
     seconds = await ledger.next_ready_in("a")
     assert seconds is not None
     assert 50 < seconds <= 60
+    await ledger.close()
+
+
+# Clocks ------------------------------------------------------------------------------------------------------------
+
+
+class SetClock:
+    """Stands for the module ``time``; the time of day can be set."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+@pytest.mark.parametrize("days", [-10, 10])
+async def test_a_clock_that_is_set_neither_delays_a_retry_nor_hurries_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    clock = SetClock()
+    monkeypatch.setattr("router.ledger.writer.time", clock)
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to=("a",)))
+    (delivery,) = await ledger.lease("a", 1)
+    later = clock.time() + 100.0
+    settle(ledger, delivery, OutcomeKind.RETRY, charge=True, not_before=later, reason="status 0x0110", status=0x0110)
+    await ledger.flush()
+    clock.ahead = days * 86400.0
+    seconds = await ledger.next_ready_in("a")
+    assert seconds is not None
+    assert 90 < seconds <= 101
+    assert await ledger.lease("a", 1) == []
+    await ledger.close()
+
+
+async def test_after_a_start_nothing_waits_for_longer_than_five_minutes(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to=("a",)))
+    (delivery,) = await ledger.lease("a", 1)
+    settle(ledger, delivery, OutcomeKind.RETRY, charge=True, not_before=9e9, reason="status 0x0110", status=0x0110)
+    await ledger.close()
+    ledger = open_ledger(tmp_path)
+    seconds = await ledger.next_ready_in("a")
+    assert seconds is not None
+    assert 290 < seconds <= 300
     await ledger.close()
