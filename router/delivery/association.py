@@ -115,15 +115,18 @@ class LaneAssociation:
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._open())
+        self._task.add_done_callback(self._opening_ended)
+
+    def _opening_ended(self, task: asyncio.Task[None]) -> None:
+        # Here and not in what the task does: one that is cancelled before its first step does nothing at all.
+        if task.cancelled():
+            self._finish()
 
     async def _open(self) -> None:
         lane = self._lane
         pairs = lane.pairs()
         try:
             sender = await lane.open_sender(pairs)
-        except asyncio.CancelledError:
-            self._finish()
-            raise
         except Exception as error:
             # Whatever opening it raised is judged like any other answer of the destination.
             self._finish(kick=False)

@@ -199,6 +199,19 @@ async def test_nothing_is_sent_while_paused() -> None:
     await bench.close()
 
 
+async def test_a_pause_in_the_moment_in_which_an_association_is_wanted_leaves_no_place_taken() -> None:
+    bench = Bench(max_associations=1)
+    bench.owe(delivery(), delivery(), delivery())
+    bench.lane.pause("before anything is sent")
+    await bench.until(lambda: bench.lane.waiting == 3)
+    bench.lane.resume()
+    bench.lane.pause("before the loop has come to what was wanted")
+    await bench.until(lambda: not bench.lane.status().associations)
+    bench.lane.resume()
+    await bench.until(lambda: len(bench.ledger.outcomes) == 3)
+    await bench.close()
+
+
 async def test_a_destination_that_refuses_a_second_association_keeps_the_first() -> None:
     bench = Bench(max_associations=4)
     opened = 0

@@ -672,7 +672,7 @@ class SetClock:
     def time(self) -> float:
         return time.time() + self.ahead
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(time, name)
 
 
