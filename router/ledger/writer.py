@@ -103,7 +103,7 @@ class SqliteLedger:
         self._postponed: list[Any] = []
         """Jobs that met a full disk and must not be lost, in order."""
         self._committed_at = 0.0
-        self._clock = 0.0
+        self._clock = time.time() - time.monotonic()
         """The time of day less the monotonic time, at the last transaction."""
         self._stepped = False
         self._ballast = Ballast(path)
@@ -527,7 +527,7 @@ class SqliteLedger:
         """Times of day that stand in rows move with a clock that is set: retries are due after as long as before."""
         before, self._clock = self._clock, now - time.monotonic()
         seconds = self._clock - before
-        if abs(seconds) < CLOCK_STEP or not before:
+        if abs(seconds) < CLOCK_STEP:
             return
         self._stepped = True
         if self.share.worker == 0:

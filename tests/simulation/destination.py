@@ -140,11 +140,13 @@ class SimulatedSender:
         future: asyncio.Future[StoreResponse] = self._loop.create_future()
         self._waiting[info.id] = future
         self._sent[info.id] = info
-        if self._peer.mood is Mood.SILENT:
-            self._loop.call_later(RESPONSE_TIMEOUT, self.lost, "no response in time")
-        else:
-            self._loop.call_later(self._peer.latency(), self._answer, info)
+        self._loop.call_later(RESPONSE_TIMEOUT, self._too_late, future)
+        self._loop.call_later(self._peer.latency(), self._answer, info)
         return future
+
+    def _too_late(self, future: asyncio.Future[StoreResponse]) -> None:
+        if not future.done():
+            self.lost("no response in time")
 
     def _answer(self, info: InstanceInfo) -> None:
         peer, future = self._peer, self._waiting.get(info.id)
