@@ -365,47 +365,41 @@ class Store:
         )  # fmt: skip
 
     def _in_order(self, sop: str, instance: int, destination: str, number: int) -> int | None:
-        """Which delivery this one, of a version of an instance, comes after.
+        """A mark for a delivery of an instance of which other versions are, or were, owed there; None: there are none.
 
-        Versions come in the order of their ids, which is that of their arrival. One that was recorded late, since
-        another process or a restart was in between, goes before the first newer one that still waits. If none waits,
-        it comes after the newest, which is then sent once more (``_newer_again``): the newest version is the last to
-        arrive.
+        Versions come in the order of their ids, which is that of their arrival: what is marked is leased when nothing
+        older is open and nothing newer under way (``lease``). One that comes late, since another process or a restart
+        was in between or people send it again, may find a newer one delivered: that is then sent once more
+        (``_newer_again``). The newest version is the last to arrive.
         """
         others = list(
             self.connection.execute(
-                "select d.id, d.instance_id, d.state, d.after from delivery d join instance i on i.id = d.instance_id "
-                "where i.sop=? and d.dest=? and d.id<>? order by d.instance_id",
+                "select d.id, d.state from delivery d join instance i on i.id = d.instance_id "
+                "where i.sop=? and d.dest=? and d.id<>?",
                 (sop, destination, number),
             )
         )
-        for other in others:
-            if other[3] == number and other[1] < instance:
-                # It was to have this one sent once more; now this one comes after it anyway.
-                self.connection.execute("update delivery set after=null where id=?", (other[0],))
-        newer = [other for other in others if other[1] > instance]
-        limit = LAST_ID
-        if newer:
-            waiting = next((other for other in newer if other[2] == "ready"), None)
-            if waiting is None:
-                return int(newer[-1][0])
-            self.connection.execute("update delivery set after=? where id=?", (number, waiting[0]))
-            limit = waiting[1]
-        return next((row[0] for row in reversed(others) if row[1] < limit and row[2] in ("ready", "leased")), None)
+        for other, state in others:
+            if state in ("ready", "leased"):
+                self.connection.execute("update delivery set after=? where id=?", (number, other))
+        return int(others[-1][0]) if others else None
 
-    def _newer_again(self, instance: int, destination: str, after: int, now: float) -> None:
-        """``instance`` has arrived. If it came after a newer version, that one is owed again."""
-        row = self.connection.execute(
-            "select d.instance_id, i.size from delivery d join instance i on i.id = d.instance_id "
-            "where d.id=? and d.state='done' and d.instance_id>?",
-            (after, instance),
+    def _newer_again(self, instance: int, destination: str, now: float) -> None:
+        """``instance`` has arrived. If a newer version had done so before, and none is still to come, that one is owed
+        again."""
+        newest = self.connection.execute(
+            "select d.id, d.state, d.instance_id, i.size from instance me join instance i on i.sop = me.sop "
+            "join delivery d on d.instance_id = i.id and d.dest = ?2 "
+            "where me.id = ?1 and i.id > ?1 and d.state in ('ready','leased','done') "
+            "order by d.state = 'done', i.id desc limit 1",
+            (instance, destination),
         ).fetchone()
-        if row is not None:
-            self._requeue(after, now)
-            self._unsettle(row[0])
-            self.delta.add_open(destination, 1, row[1])
+        if newest is not None and newest[1] == "done":
+            self._requeue(newest[0], now)
+            self._unsettle(newest[2])
+            self.delta.add_open(destination, 1, newest[3])
             self.woken.add(destination)
-            self.event(now, row[0], destination, "resend", "an older version arrived after it")
+            self.event(now, newest[2], destination, "resend", "an older version arrived after it")
 
     def _identical(self, instance: int, verdict: str, receipt: Receipt, now: float) -> ReceiptResult:
         """The same bytes again: owed only where they were never owed; what had been given up gets another chance."""
@@ -476,7 +470,9 @@ class Store:
             for row in self.connection.execute(
                 "select d.id from delivery d where d.dest=? and d.state='ready' and d.not_before<=? "
                 "and (d.after is null or not exists "
-                "(select 1 from delivery o where o.id=d.after and o.state in ('ready','leased'))) "
+                "(select 1 from instance me join instance i on i.sop=me.sop "
+                "join delivery o on o.instance_id=i.id and o.dest=d.dest where me.id=d.instance_id "
+                "and (i.id<me.id and o.state in ('ready','leased') or i.id>me.id and o.state='leased'))) "
                 "order by d.priority, d.not_before, d.id limit ?",
                 (destination, now, limit),
             )
@@ -547,7 +543,7 @@ class Store:
                 arrived.setdefault(settled.destination, []).append(instance)
                 self.delta.add_open(settled.destination, -1, -settled.size)
                 if after is not None:
-                    late.append((instance, settled.destination, after))
+                    late.append((instance, settled.destination))
             for segment, length in self.connection.execute(
                 "update instance set settled=? where id in (select value from json_each(?)) and settled is null "
                 "and not exists (select 1 from delivery d where d.instance_id=instance.id and d.state<>'done') "
@@ -555,8 +551,8 @@ class Store:
                 (now, json.dumps(list(instances))),
             ):
                 self.delta.keep(segment, length)
-            for instance, destination, after in late:
-                self._newer_again(instance, destination, after, now)
+            for instance, destination in late:
+                self._newer_again(instance, destination, now)
         for name, ids in arrived.items():
             self.audit.sent_rows(name, ids, now)
 
@@ -575,7 +571,7 @@ class Store:
                 self.audit.sent_rows(row[1], (row[0],), now)
                 self._closed(row[0], row[1], now, settle=True)
                 if row[2] is not None:
-                    self._newer_again(row[0], row[1], row[2], now)
+                    self._newer_again(row[0], row[1], now)
             return
         if kind is OutcomeKind.DEAD:
             row = execute(
