@@ -1,4 +1,4 @@
-"""What hostile and broken senders do to a router, one attack each, and what it answers (docs/hostile-peers.md)."""
+"""What hostile and broken senders do to a router, one attack each, and what it answers."""
 
 from __future__ import annotations
 
