@@ -61,7 +61,7 @@ def pid_of(router: RouterProcess) -> int:
 def test_idle_sockets_take_little_memory_and_nobodys_place(
     tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
 ) -> None:
-    count = amount("sockets", 2000, 10_000)
+    count = amount("sockets", 400, 10_000)
     limits = f"handshakes = {count + 100}\nhandshake_timeout = 300.0"
     with RouterProcess(tmp_path / "router", {}, limits=limits) as router:
         associates_in(router.port)
@@ -97,9 +97,9 @@ def test_silent_sockets_beyond_the_limit_are_closed_and_a_good_peer_gets_in(
     tmp_path: Path, amount: Callable[[str, int, int], int]
 ) -> None:
     """With the limits as they come: however many are silent, from however many addresses."""
-    count = amount("sockets", 2000, 10_000)
+    count = amount("sockets", 400, 10_000)
     with RouterProcess(tmp_path / "router", {}) as router, open_sockets(router.port, count):
-        wait_for(lambda: descriptors(router) <= 1000, 30, "those over the limits to be closed")
+        wait_for(lambda: descriptors(router) <= 350, 30, "those over the limits to be closed")
         waits = [first_association(router.port) for _ in range(20)]
         assert max(waits) <= AT_ONCE + 0.5, "a second of patience with who came before"
 
@@ -165,7 +165,7 @@ def rate(port: int, seconds: float, between: Callable[[], None] = lambda: None) 
 def test_slow_senders_are_closed_by_the_deadline_and_cost_good_ones_nothing(
     tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
 ) -> None:
-    count = amount("loris", 200, 1000)
+    count = amount("loris", 100, 1000)
     rounds = amount("loris_rounds", 1, 5)
     deadline = 5.0
     limits = f"handshakes = {count + 100}\nhandshake_timeout = {deadline}"
