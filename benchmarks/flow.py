@@ -47,6 +47,7 @@ from pathlib import Path
 
 from router.model import SpoolSettings
 from router.spool.segment import path_of
+from tests.support.ports import free_port
 
 NATIVE = Path(__file__).parent / "native"
 KIB = 1024
@@ -142,13 +143,6 @@ def build_tools(folder: Path) -> Path:
             ["cc", "-O3", "-march=native", "-pthread", "-o", str(folder / name), str(NATIVE / f"{name}.c")], check=True
         )
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -> None:

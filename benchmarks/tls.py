@@ -36,7 +36,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.cut_through import bytes_of
-from benchmarks.flow import MIB, cpu_of, free_port, process, wait_ready
+from benchmarks.flow import MIB, cpu_of, process, wait_ready
 from router.model import Limits, Listener, Origin, TlsSettings
 from router.net.admission import Gate
 from router.net.dialer import associate
@@ -48,6 +48,7 @@ from router.observe.metrics import RouterMetrics
 from router.services.acceptor import serving
 from router.services.storage_scu import StorageScu, propose
 from router.ul.association import AssociationSettings
+from tests.support.ports import free_port
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"

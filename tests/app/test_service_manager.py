@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from router.app.service_manager import ServiceManager
-from tests.support.peers import accepts, free_port
+from tests.support.peers import accepts
+from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 
 STUCK = """

@@ -13,7 +13,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from tests.support.audit_schema import event_of, instances_of, validate
 from tests.support.objects import encode, synthetic
-from tests.support.peers import free_port, wait_for
+from tests.support.peers import wait_for
+from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 from tests.support.scu import RawSender
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.objects import encode, synthetic
-from tests.support.peers import free_port, wait_for
+from tests.support.peers import wait_for
+from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 from tests.support.wire import WireSender, WireSink
 

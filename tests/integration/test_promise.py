@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.objects import encode, received, sha256, synthetic
-from tests.support.peers import free_port, storescp, wait_for
+from tests.support.peers import storescp, wait_for
+from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 from tests.support.scu import RawSender
 

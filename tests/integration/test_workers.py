@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.support.objects import encode, received, sha256, synthetic
-from tests.support.peers import accepts, free_port, storescp, wait_for
+from tests.support.peers import accepts, storescp, wait_for
+from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 from tests.support.scu import RawSender
 

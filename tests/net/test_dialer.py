@@ -24,6 +24,7 @@ from tests.net.doubles import (
     associate_ac,
     scripted_scp,
 )
+from tests.support.ports import free_port
 
 REQUEST = AssociateRequest(called_ae="ROUTER", calling_ae="US", contexts=(ProposedContext(1, CT, (EXPLICIT,)),))
 QUICK = AssociationSettings(acse_timeout=0.2, release_timeout=0.2, artim_timeout=0.2, idle_timeout=None)
@@ -47,11 +48,8 @@ async def test_an_association_is_opened_and_released() -> None:
 
 
 async def test_case_107_nobody_listens() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with pytest.raises(DeliveryError, match="cannot connect") as caught:
-        await dial(port)
+        await dial(free_port())
     assert caught.value.temporary
 
 

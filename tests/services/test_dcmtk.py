@@ -13,7 +13,8 @@ from router.model import InstanceInfo
 from tests.net.doubles import CT, EXPLICIT, IMPLICIT, VERIFICATION, Node
 from tests.services.test_storage_scu import Disk, Memory, instance, scu_to
 from tests.support.objects import encode, save, sha256, synthetic
-from tests.support.peers import accepts, free_port, require, running, storescp, wait_for
+from tests.support.peers import accepts, require, running, storescp, wait_for
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.peer
 

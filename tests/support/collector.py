@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 from tests.support.authority import Authority
-from tests.support.peers import accepts, free_port, require, wait_for
+from tests.support.peers import accepts, require, wait_for
+from tests.support.ports import free_port
 
 CONFIGURATION = """
 global(workDirectory="{folder}" maxMessageSize="64k"

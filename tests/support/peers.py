@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
+
 NODELAY = {"TCP_NODELAY": "1"}
 """DCMTK leaves Nagle on unless told; tests that do not measure it turn it off."""
 
@@ -28,14 +30,6 @@ def require(program: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
-
-
-def free_port() -> int:
-    """A port that was free a moment ago, for peers that cannot be told to choose one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(condition, seconds: float, what: str) -> None:

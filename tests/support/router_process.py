@@ -15,7 +15,8 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.peers import accepts, free_port
+from tests.support.peers import accepts
+from tests.support.ports import free_port
 
 EVERYTHING = '[[rule]]\nname = "everything"\nto = {names}\n'
 

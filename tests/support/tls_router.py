@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.authority import Authority, Identity
-from tests.support.peers import free_port
+from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 
 

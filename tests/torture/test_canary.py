@@ -26,8 +26,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.authority import Authority
-from tests.support.peers import free_port, wait_for
+from tests.support.peers import wait_for
 from tests.support.plain_dataset import EXPLICIT as WRITER
+from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
 from tests.torture.gossip import Destination, Sender

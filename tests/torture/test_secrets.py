@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.support.authority import Authority, Identity
-from tests.support.peers import free_port, wait_for
+from tests.support.peers import wait_for
+from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
 

@@ -21,7 +21,8 @@ import pynetdicom
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from tests.support.peers import NODELAY, accepts, free_port, require, running, wait_for
+from tests.support.peers import NODELAY, accepts, require, running, wait_for
+from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 
 Kept = dict[str, set[str]]
