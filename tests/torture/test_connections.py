@@ -6,6 +6,7 @@ import contextlib
 import os
 import selectors
 import socket
+import ssl
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -13,17 +14,20 @@ from pathlib import Path
 
 import pytest
 
+from router.dimse.command import encode_c_store_rq
 from router.services.storage_scu import propose
 from router.ul.pdus import encode_request
 from tests.support.objects import encode, synthetic
 from tests.support.peers import wait_for
+from tests.support.plain_pdu import p_data
 from tests.support.process_memory import resident
 from tests.support.router_process import RouterProcess
-from tests.support.wire import WireSender
+from tests.support.tls_router import TlsRouter
+from tests.support.wire import WireSender, read_pdu
 from tests.torture.figures import Figure, report
 
 CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
-PER_ADDRESS = 250
+PER_ADDRESS = 190
 MEMORY = 150_000_000
 AT_ONCE = 1.0
 """Seconds within which a good peer has its association."""
@@ -115,10 +119,10 @@ def first_association(port: int) -> float:
 
 
 class Loris:
-    """Connections that each say a byte of their A-ASSOCIATE-RQ now and then."""
+    """Connections that each say a byte of a message now and then."""
 
-    def __init__(self, sockets: list[socket.socket]) -> None:
-        self._request = encode_request(propose([(CT, EXPLICIT)], called_ae="ROUTER", calling_ae="LORIS"))
+    def __init__(self, sockets: list[socket.socket], message: bytes) -> None:
+        self._message = message
         self._open = dict.fromkeys(sockets, 0)
         self._selector = selectors.DefaultSelector()
         for one in sockets:
@@ -136,7 +140,7 @@ class Loris:
             self._gone(key.fileobj)
         for one, at in list(self._open.items()):
             try:
-                one.send(self._request[at : at + 1])
+                one.send(self._message[at : at + 1])
                 self._open[one] = at + 1
             except OSError:
                 self._gone(one)
@@ -144,6 +148,33 @@ class Loris:
     def _gone(self, one: object) -> None:
         if isinstance(one, socket.socket) and self._open.pop(one, None) is not None:
             self._selector.unregister(one)
+
+
+def client_hello() -> bytes:
+    """What a TLS client says first."""
+    out = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="router").do_handshake()
+    return out.read()
+
+
+def associate(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.sendall(REQUEST)
+    for one in sockets:
+        answer = read_pdu(one)
+        assert answer is not None
+        assert answer[0] == 2, "the association was not accepted"
+
+
+REQUEST = encode_request(propose([(CT, EXPLICIT)], called_ae="ROUTER", calling_ae="LORIS"))
+COMMAND = p_data(1, 3, encode_c_store_rq(1, CT, "2.25.1"))
+SLOW = {
+    "A-ASSOCIATE-RQ": (False, False, REQUEST),
+    "P-DATA-TF": (False, True, COMMAND),
+    "TLS ClientHello": (True, False, client_hello()),
+}
+"""What is said a byte at a time: on a TLS port, with an association open, the message."""
 
 
 def rate(port: int, seconds: float, between: Callable[[], None] = lambda: None) -> float:
@@ -162,22 +193,30 @@ def rate(port: int, seconds: float, between: Callable[[], None] = lambda: None) 
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("within", SLOW)
 def test_slow_senders_are_closed_by_the_deadline_and_cost_good_ones_nothing(
-    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
+    within: str, tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
 ) -> None:
     count = amount("loris", 100, 1000)
     rounds = amount("loris_rounds", 1, 5)
-    deadline = 5.0
-    limits = f"handshakes = {count + 100}\nhandshake_timeout = {deadline}"
+    deadline, measured = (5.0, 1.5) if campaign else (2.5, 0.7)
+    encrypted, associated, message = SLOW[within]
+    limits = (
+        f"handshakes = {count + 100}\nhandshake_timeout = {deadline}\nrate_window = {deadline}\n"
+        f"associations = {count + 100}"
+    )
+    tls = TlsRouter(tmp_path / "tls")
     ratios = []
-    with RouterProcess(tmp_path / "router", {}, limits=limits) as router:
+    with RouterProcess(tmp_path / "router", {}, limits=limits, extra=tls.listener()) as router:
         rate(router.port, 0.5)
         for _ in range(rounds):
-            alone = rate(router.port, 1.5)
-            with open_sockets(router.port, count) as sockets:
+            alone = rate(router.port, measured)
+            with open_sockets(tls.port if encrypted else router.port, count) as sockets:
+                if associated:
+                    associate(sockets)
                 opened = time.monotonic()
-                loris = Loris(sockets)
-                beside = rate(router.port, 1.5, loris.step)
+                loris = Loris(sockets, message)
+                beside = rate(router.port, measured, loris.step)
                 ratios.append(beside / alone)
                 assert loris.left >= count * 0.9, "they were there all the while"
                 while loris.left and time.monotonic() - opened < deadline + 5:
@@ -190,12 +229,42 @@ def test_slow_senders_are_closed_by_the_deadline_and_cost_good_ones_nothing(
     report(
         Figure(
             test="T14",
-            promise="slow senders, a byte at a time: closed by the deadline; a good peer keeps its throughput",
+            promise=f"slow senders, a byte at a time within {within}: closed by the deadline; a good peer goes on",
             goal="≥ 95 % of the throughput without them",
             found=f"{ratio:.0%} (median of {rounds}; sender, {count:,} slow ones and router on the same processors); "
             "all of them closed",
             n=count * rounds,
             command=f"make torture (tests/torture/test_connections.py, --amount loris={count})",
+        ),
+        keep=campaign,
+    )
+
+
+@pytest.mark.timeout(300)
+def test_idle_associations_take_little_memory(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
+) -> None:
+    count = amount("idle_associations", 200, 5_000)
+    limits = f"handshakes = {count + 100}\nassociations = {count + 100}\nidle_timeout = 300.0"
+    with RouterProcess(tmp_path / "router", {}, limits=limits) as router:
+        associates_in(router.port)
+        before = resident(pid_of(router))
+        with open_sockets(router.port, count) as sockets:
+            associate(sockets)
+            assert router.metric("dicom_router_associations") >= count
+            waits = [associates_in(router.port) for _ in range(20)]
+            grown = resident(pid_of(router)) - before
+        wait_for(lambda: router.metric("dicom_router_associations") == 0, 30, "all of them to be forgotten")
+    assert max(waits) <= AT_ONCE
+    report(
+        Figure(
+            test="T14",
+            promise="idle associations: little memory, and a good peer associates at once",
+            goal="≤ 1 s",
+            found=f"{grown / 1e6:.1f} MB for {count:,} ({grown / count / 1e3:.1f} KB each); "
+            f"a good peer had its association after {max(waits) * 1000:.1f} ms at most",
+            n=count,
+            command=f"make torture (tests/torture/test_connections.py, --amount idle_associations={count})",
         ),
         keep=campaign,
     )
