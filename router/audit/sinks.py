@@ -20,6 +20,9 @@ SETTLES = 10.0
 """Seconds that a connection must stand behind a message before that counts as told: RFC 5425 knows no answer, and what
 a collector had not read when it died is lost with it."""
 
+REFUSAL = 0.5
+"""Seconds that the refusal of a certificate may take."""
+
 
 class Sink(Protocol):
     settles: float
@@ -68,6 +71,16 @@ class CollectorSink:
         except OSError:
             await self.close()
             raise
+
+    async def greet(self) -> None:
+        """Connect, and wait a moment: with TLS 1.3 a collector that does not take our certificate says so only behind
+        the handshake. Raises OSError."""
+        await self.write(())
+        if self._streams is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REFUSAL):
+                    await self._streams[0].read(1)
+        await self.check()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection(

@@ -17,6 +17,9 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
 
 from router.app.cli.root import cli
+from tests.support.authority import Authority
+from tests.support.collector import Collector
+from tests.support.ports import free_port
 
 CT = str(get_testdata_file("CT_small.dcm"))
 MR = str(get_testdata_file("MR_small.dcm"))
@@ -313,3 +316,30 @@ def test_check_connect_exits_69_and_still_asks_the_others(scp: Scp, tmp_path: Pa
     assert result.exit_code == 69
     found = {one["destination"]: one["ok"] for one in json.loads(result.stdout)["destinations"]}
     assert found == {"gone": False, "pacs": True, "odd": False}
+
+
+def with_collector(folder: Path, port: int, authority: Authority, ca: Path) -> Path:
+    ours = authority.issue("router")
+    config = write_config(folder, {"folder": f"file://{folder}/archive"})
+    config.write_text(
+        f'{config.read_text()}[audit]\nto = "syslog+tls://localhost:{port}"\n'
+        f'tls = {{ ca = "{ca}", certificate = "{ours.certificate}", key = "{ours.key}" }}\n'
+    )
+    return config
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("case", ["good", "nobody there", "of another authority", "does not know us"])
+def test_check_connect_asks_the_collector_of_the_audit_trail(case: str, tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
+    with Collector(tmp_path / "collector", authority) as collector:
+        config = with_collector(
+            tmp_path,
+            free_port() if case == "nobody there" else collector.port,
+            other if case == "does not know us" else authority,
+            (other if case == "of another authority" else authority).file,
+        )
+        result = run("check", "-c", config, "--connect", "--json")
+    assert result.exit_code == (0 if case == "good" else 69), result.output
+    found = {one["destination"]: one["ok"] for one in json.loads(result.stdout)["destinations"]}
+    assert found == {"folder": True, "audit collector": case == "good"}

@@ -16,7 +16,7 @@ from router.app.cli import exits
 from router.app.cli.options import config_option, find_config, json_option, print_json
 from router.app.config import Config, load_config
 from router.errors import ConfigError
-from router.model import Destination
+from router.model import AuditSettings, Destination, TlsSettings
 from router.net import tls
 from router.routing import RuleSet, load
 
@@ -70,6 +70,7 @@ def _look_at_certificates(config: Config, found: Checked) -> None:
     now = time.time()
     everywhere = [(listener.tls, True) for listener in config.listeners]
     everywhere += [(destination.tls, False) for destination in config.destinations]
+    everywhere.append((config.audit.tls, False))
     for settings, server_side in everywhere:
         if settings is not None:
             problems, warnings = tls.examine(settings, now, server_side=server_side)
@@ -100,6 +101,13 @@ async def reach(destinations: Sequence[Destination]) -> list[Reached]:
     return list(await asyncio.gather(*(_reach(destination) for destination in destinations)))
 
 
+async def _reach_all(config: Config) -> list[Reached]:
+    if config.audit.kind != "collector":
+        return await reach(config.destinations)
+    reached, collector = await asyncio.gather(reach(config.destinations), reach_collector(config.audit))
+    return [*reached, collector]
+
+
 async def _reach(destination: Destination) -> Reached:
     if destination.kind == "file":
         return await asyncio.to_thread(_reach_folder, destination)
@@ -128,6 +136,26 @@ async def _reach(destination: Destination) -> Reached:
     return Reached(destination.name, destination.url, True, f"answered C-ECHO in {seconds * 1000:.1f} ms")
 
 
+async def reach_collector(settings: AuditSettings) -> Reached:
+    """Open a connection to the collector of the audit trail, and say nothing."""
+    from router.audit.sinks import CollectorSink
+
+    name, url = "audit collector", f"syslog+tls://{settings.host}:{settings.port}"
+    try:
+        credentials = tls.Credentials(settings.tls or TlsSettings(), server_side=False)
+    except tls.TlsFilesError as error:
+        return Reached(name, url, False, str(error))
+    sink = CollectorSink(settings.host, settings.port, credentials)
+    began = time.monotonic()
+    try:
+        await sink.greet()
+    except OSError as error:
+        return Reached(name, url, False, f"cannot connect: {error.strerror or error}")
+    finally:
+        await sink.close()
+    return Reached(name, url, True, f"took the connection in {(time.monotonic() - began) * 1000:.1f} ms")
+
+
 def _reach_folder(destination: Destination) -> Reached:
     place = Path(destination.path).absolute()
     url = place.as_uri()
@@ -140,14 +168,19 @@ def _reach_folder(destination: Destination) -> Reached:
 
 @click.command(short_help="All problems of configuration and rules.")
 @config_option
-@click.option("--connect", is_flag=True, help="Also ask every destination: C-ECHO, or a look at the folder.")
+@click.option(
+    "--connect",
+    is_flag=True,
+    help="Also ask every destination: C-ECHO, or a look at the folder; and connect to the audit collector.",
+)
 @click.option("--strict", is_flag=True, help="Warnings count as problems.")
 @json_option
 def check(config: Path | None, connect: bool, strict: bool, as_json: bool) -> None:
     """All problems of configuration and rules in one run, each as file:line:column: what is wrong, what would do. Runs
     the [[test]]s of the rules. Touches nothing.
 
-    Exits 0 if all is well, 78 if the configuration is wrong, 69 if a destination cannot be reached.
+    Exits 0 if all is well, 78 if the configuration is wrong, 69 if a destination (or the audit
+    collector) cannot be reached.
 
     \b
     Examples:
@@ -158,7 +191,7 @@ def check(config: Path | None, connect: bool, strict: bool, as_json: bool) -> No
     found = examine(path)
     reached: list[Reached] = []
     if connect and found.config is not None:
-        reached = asyncio.run(reach(found.config.destinations))
+        reached = asyncio.run(_reach_all(found.config))
     wrong = bool(found.problems) or (strict and bool(found.warnings))
     code = exits.BAD_CONFIG if wrong else exits.OK if all(one.ok for one in reached) else exits.UNREACHABLE
     if as_json:
