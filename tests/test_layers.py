@@ -29,6 +29,11 @@ OBSERVE_MAY_IMPORT = {"errors", "model", "ports", ""}
 PURE = {"ul", "dimse", "dicom", "routing"}
 FORBIDDEN_IN_PURE = {"asyncio", "socket", "ssl", "threading", "time", "uvloop"}
 
+CODECS_AND_SHELLS = (
+    *("pydicom.pixel", "pydicom.encaps", "PIL", "numpy", "gdcm", "openjpeg", "pylibjpeg"),
+    *("subprocess", "pty", "shelve", "marshal", "yaml", "zipfile", "tarfile"),
+)
+
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
@@ -93,3 +98,9 @@ def test_the_pure_packages_know_no_socket_and_no_clock(path: Path) -> None:
 def test_every_package_has_its_place() -> None:
     packages = {package_of(path) for path in MODULES}
     assert packages <= set(RANK) | {"observe"}
+
+
+def test_nothing_decodes_pixels_or_runs_other_programs() -> None:
+    """Codecs and shells are where others were broken into."""
+    modules = {module for path in MODULES for _, module in imports(path)}
+    assert not [module for module in modules if module.startswith(CODECS_AND_SHELLS)]
