@@ -424,6 +424,41 @@ async def test_case_98_a_second_response_ends_the_association_but_not_what_was_s
         assert isinstance(await scu.closed, AssociationAborted)
 
 
+@pytest.mark.parametrize("status", [0x0000, 0xB000])
+async def test_success_before_the_whole_message_was_sent_is_none(status: int) -> None:
+    """The peer cannot have what it says it has."""
+
+    async def early(peer: RawPeer) -> None:
+        peer.send(associate_ac(await peer.pdu()))
+        assert (await peer.pdu())[0] == 4  # the command
+        peer.send(p_data(1, 3, response(status=status)))
+        while (await peer.pdu())[0] != 7:
+            pass
+
+    async with scripted_scp(early) as port, scu_to(port) as scu:
+        source = Arriving()
+        source.pieces.put_nowait(bytes(1000))
+        with pytest.raises(AssociationAborted, match="before the message was sent"):
+            await scu.store(instance(), source)
+        assert not scu.alive
+
+
+@pytest.mark.parametrize("status", [0xA700, 0x0111])
+async def test_a_refusal_before_the_whole_message_was_sent_counts(status: int) -> None:
+    """The command alone may be enough to refuse, and to know the SOP instance already."""
+
+    async def early(peer: RawPeer) -> None:
+        peer.send(associate_ac(await peer.pdu()))
+        assert (await peer.pdu())[0] == 4
+        peer.send(p_data(1, 3, response(status=status)))
+        await asyncio.Event().wait()
+
+    async with scripted_scp(early) as port, scu_to(port) as scu:
+        source = Arriving()
+        source.pieces.put_nowait(bytes(1000))
+        assert (await scu.store(instance(), source)).status == status
+
+
 @pytest.mark.parametrize("ending", [abort_pdu(0, 0), abort_pdu(2, 6), b""])
 async def test_case_101_an_end_instead_of_a_response_leaves_it_unknown(ending: bytes) -> None:
     async with answering(ending) as port, scu_to(port) as scu:
