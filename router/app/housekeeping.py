@@ -21,6 +21,7 @@ from router.spool import Spool
 GAUGES_EVERY = 2.0
 EXPIRE_EVERY = 5.0
 COMPACT_EVERY = 30.0
+RECLAIM_EVERY = 30.0
 KEPT_SHARE = 10
 """Without a setting, delivered objects may keep a tenth of the disk."""
 AGES = ((86_400.0, "24 h"), (14_400.0, "4 h"), (900.0, "15 min"))
@@ -51,11 +52,13 @@ class Housekeeping:
         self._told: dict[str, float] = {}
         self._paused: dict[str, str] = {}
         """What the ledger said last time of pauses."""
+        self._unheld: set[tuple[int, int, str]] = set()
+        """Leases of ours that no lane had when they were last looked at."""
 
     async def run(self) -> None:
         """Until cancelled. Cancelling it is safe at any point."""
         loop = asyncio.get_running_loop()
-        expire_at = compact_at = loop.time()
+        expire_at = compact_at = reclaim_at = loop.time()
         while True:
             await self._attempt(self.gauges)
             if not self.share.alone:
@@ -68,6 +71,9 @@ class Housekeeping:
                 await self._attempt(self.compact)
                 await self._attempt(self.forget)
                 compact_at = loop.time() + COMPACT_EVERY
+            if now >= reclaim_at:
+                await self._attempt(self.reclaim)
+                reclaim_at = loop.time() + RECLAIM_EVERY
             await asyncio.sleep(GAUGES_EVERY)
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -107,6 +113,23 @@ class Housekeeping:
                 lane.pause(self._paused[name])
             elif name not in self._paused and lane.state == "paused":
                 lane.resume()
+
+    async def reclaim(self) -> None:
+        """Deliveries that are leased to us and that no lane has: a fault of ours dropped them on their way, and without
+        this they would wait for the next start."""
+        if self.ledger.full:
+            return  # outcomes wait for room, so the ledger cannot say what is still to be done
+        leases = await self.ledger.leases()
+        held = set().union(*(lane.holds() for lane in self.lanes.values()))
+        before, self._unheld = self._unheld, {lease for lease in leases if lease[0] not in held}
+        # Seen twice: once means little, as one may be between ledger and lane, or be settled, in this moment.
+        lost = before & self._unheld
+        if not lost:
+            return
+        destinations = await self.ledger.reclaim(sorted(lost))
+        self.log.error("deliveries were lost sight of by a fault of ours, and are ready again", deliveries=len(lost))
+        for name in destinations & self.lanes.keys():
+            self.lanes[name].count_anew()
 
     def _tell_age(self, name: str, lane: Lane, count: int, age: float) -> None:
         told = self._told.get(name, 0.0)

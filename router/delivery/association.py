@@ -6,6 +6,7 @@ No task per object: a response that arrives sends the next one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,11 @@ class LaneAssociation:
         self._idle_since = 0.0
         self._task: asyncio.Task[None] | None = None
         self.over: asyncio.Future[None] = lane.loop.create_future()
+
+    @property
+    def holds(self) -> Collection[int]:
+        """The deliveries in flight here."""
+        return self._in_flight.keys()
 
     @property
     def working(self) -> bool:

@@ -225,6 +225,17 @@ class Lane:
         self._backlog = True
         self.kick()
 
+    def holds(self) -> set[int]:
+        """The deliveries that are here, wherever on their way."""
+        held = {delivery.id for queue in self._waiting for delivery in queue}
+        held.update(delivery.id for _, delivery in self._suspects)
+        return held.union(*(association.holds for association in self._associations))
+
+    def count_anew(self) -> None:
+        """After a fault of ours on the way of a delivery: what it left counted must not keep others from leaving."""
+        self._in_flight = sum(len(association.holds) for association in self._associations)
+        self.backlog()
+
     def status(self) -> LaneStatus:
         resting = self.state == "resting"
         return LaneStatus(

@@ -500,6 +500,28 @@ class Store:
             [(now, delivery.id, delivery.fence) for delivery in deliveries],
         )
 
+    def leases(self) -> list[tuple[int, int, str]]:
+        """(delivery, fence, destination) of all that this run has leased."""
+        return list(
+            self.connection.execute(
+                "select id, fence, dest from delivery where state='leased' and owner=?", (self.owner,)
+            )
+        )
+
+    def reclaim(self, leases: Iterable[tuple[int, int, str]], now: float) -> set[str]:
+        """Make ready what nobody has any more; gives the destinations of what was still leased."""
+        found = set()
+        for number, fence, destination in leases:
+            rows: list[Any] = self.connection.execute(
+                "update delivery set state='ready', owner=null, updated=? where id=? and fence=? and state='leased' "
+                "returning instance_id",
+                (now, number, fence),
+            ).fetchall()
+            for (instance,) in rows:
+                self.event(now, instance, destination, "lost sight of", "ready again after a fault of ours")
+                found.add(destination)
+        return found
+
     def renew(self, now: float) -> None:
         self.connection.execute(
             "update delivery set lease_until=? where owner=? and state='leased'", (now + LEASE_SECONDS, self.owner)

@@ -275,6 +275,13 @@ class SqliteLedger:
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         await self._call(lambda store, now: store.release(deliveries, now))
 
+    async def leases(self) -> list[tuple[int, int, str]]:
+        """(delivery, fence, destination) of all that this run has leased, once all that was settled before is."""
+        return await self._call(lambda store, now: store.leases())
+
+    async def reclaim(self, leases: Sequence[tuple[int, int, str]]) -> set[str]:
+        return await self._call(lambda store, now: store.reclaim(leases, now))
+
     async def next_ready_in(self, destination: str) -> float | None:
         """Seconds until the earliest waiting delivery may be tried (0: now); None when none is ready."""
 
