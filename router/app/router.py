@@ -32,6 +32,7 @@ from router.ledger import SqliteLedger
 from router.model import ALONE, Decision, Destination, InstanceInfo, Location, Share, format_id
 from router.net.admission import Gate
 from router.net.listener import ListeningServer
+from router.net.occupancy import Occupancy
 from router.net.tls import Credentials
 from router.observe.logs import get_logger
 from router.observe.loop_lag import LoopLag
@@ -72,11 +73,14 @@ def sender_for(
 class Router:
     """Made by ``start``. ``failed`` is set when the disk or the ledger failed: then close and leave."""
 
-    def __init__(self, config: Config, log: Log, share: Share = ALONE, *, fresh: bool = False) -> None:
+    def __init__(
+        self, config: Config, log: Log, share: Share = ALONE, *, fresh: bool = False, occupancy: Occupancy | None = None
+    ) -> None:
         self.config = config
         self.log = log
         self.share = share
         self.fresh = fresh
+        self._occupancy = occupancy
         self.loop = asyncio.get_running_loop()
         self.started = time.time()
         self.failed = asyncio.Event()
@@ -101,18 +105,22 @@ class Router:
         self._closed = False
 
     @classmethod
-    async def start(cls, config: Config, share: Share = ALONE, *, fresh: bool = False) -> Router:
+    async def start(
+        cls, config: Config, share: Share = ALONE, *, fresh: bool = False, occupancy: Occupancy | None = None
+    ) -> Router:
         """Everything up and listening when this returns.
 
         Args:
             share: Of one of several processes; the configuration is then this process's part of it.
             fresh: The ledger was empty before this process and its siblings began.
+            occupancy: Counts associations, of this process and its siblings; None: it has none.
 
         Raises:
             ConfigError: The rules are wrong.
             RouterError: Spool, ledger or a port cannot be had; the message says what to do.
         """
-        router = cls(config, get_logger() if share.alone else get_logger(worker=share.worker), share, fresh=fresh)
+        log = get_logger() if share.alone else get_logger(worker=share.worker)
+        router = cls(config, log, share, fresh=fresh, occupancy=occupancy)
         try:
             await router._start()
         except BaseException:
@@ -196,7 +204,7 @@ class Router:
                 self.lanes[name].pause(reason)
         self._warn_of_strangers()
         self.house = House(self.spool)
-        self.gate = Gate(config.limits, config.peers, self.house)
+        self.gate = Gate(config.limits, config.peers, self.house, self._occupancy)
         housekeeping = Housekeeping(
             spool=self.spool, ledger=self.ledger, lanes=self.lanes, metrics=self.metrics, settings=config.spool,
             log=log, share=self.share, known=known,

@@ -20,6 +20,7 @@ from router.app.router import Router
 from router.app.service_manager import ServiceManager
 from router.errors import ConfigError, RouterError
 from router.model import ALONE, Share
+from router.net.occupancy import Occupancy
 from router.observe.faults import log_of_loop, log_uncaught
 from router.observe.log_key import kept_key
 from router.observe.logs import configure_logging, get_logger
@@ -109,12 +110,14 @@ async def serve(
     share: Share = ALONE,
     *,
     fresh: bool = False,
+    occupancy: Occupancy | None = None,
     ready: Callable[[], None] = lambda: None,
     manager: ServiceManager | None = None,
 ) -> int:
     """One router on this loop, until it is told to stop; gives the exit code.
 
     Args:
+        occupancy: Counts the associations of all processes; None: this is the only one.
         ready: Called when it serves.
         manager: Told what becomes of the service; None: somebody else tells it.
     """
@@ -141,7 +144,7 @@ async def serve(
         loop.add_signal_handler(STOP_NOW, stop_now)
     granted = open_files()
     try:
-        router = await Router.start(config, share, fresh=fresh)
+        router = await Router.start(config, share, fresh=fresh, occupancy=occupancy)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)

@@ -20,6 +20,7 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from router.model import Limits, Listener, Peer, PresentedCertificate
+from router.net.occupancy import Occupancy
 from router.ports import Admission
 from router.ul.pdus import APPLICATION_CONTEXT, AssociateReject, AssociateRequest
 
@@ -69,14 +70,16 @@ class Gate:
 
     Args:
         house: What the state of the disk says of new associations.
+        occupancy: Counts the associations; None: there are only those of this process.
     """
 
-    def __init__(self, limits: Limits, peers: Sequence[Peer], house: Admission) -> None:
+    def __init__(
+        self, limits: Limits, peers: Sequence[Peer], house: Admission, occupancy: Occupancy | None = None
+    ) -> None:
         self.limits = limits
         self.house = house
         self.draining = False
         """The process is ending: every new association is told to come back later."""
-        self.associations = 0
         self.handshake_memory = 0
         """Bytes held for all unfinished handshakes."""
         self._peers: tuple[KnownPeer, ...] = ()
@@ -84,7 +87,7 @@ class Gate:
         self._sockets: Counter[Place] = Counter()
         self._since: dict[Place, dict[Callable[[], None], float]] = {place: {} for place in Place}
         """Who has places, oldest first, and since when."""
-        self._by_peer: Counter[str] = Counter()
+        self._occupancy = occupancy if occupancy is not None else Occupancy()
         self.know(peers)
 
     def know(self, peers: Sequence[Peer]) -> None:
@@ -140,6 +143,11 @@ class Gate:
 
     # Associations ------------------------------------------------------------------------------------------
 
+    @property
+    def associations(self) -> int:
+        """Open in this process."""
+        return self._occupancy.here
+
     def judge(
         self,
         listener: Listener,
@@ -170,23 +178,18 @@ class Gate:
         if refusal is not None:
             result, source, reason, label = refusal
             return Refusal(AssociateReject(result, source, reason), label)
-        if self.associations >= self.limits.associations:
+        if self._occupancy.total >= self.limits.associations:
             return Refusal(LOCAL_LIMIT_EXCEEDED, "associations")
         allowed = self.limits.associations_per_peer if peer.associations is None else peer.associations
-        if self._by_peer[_slot(peer, address)] >= allowed:
+        if self._occupancy.of(_slot(peer, address)) >= allowed:
             return Refusal(LOCAL_LIMIT_EXCEEDED, "associations_per_peer")
         return peer
 
     def association_began(self, peer: Peer, address: str) -> None:
-        self.associations += 1
-        self._by_peer[_slot(peer, address)] += 1
+        self._occupancy.began(_slot(peer, address))
 
     def association_ended(self, peer: Peer, address: str) -> None:
-        self.associations -= 1
-        slot = _slot(peer, address)
-        self._by_peer[slot] -= 1
-        if not self._by_peer[slot]:
-            del self._by_peer[slot]
+        self._occupancy.ended(_slot(peer, address))
 
     def _may_use(self, certificate: PresentedCertificate | None, calling_ae: str) -> bool:
         """An AE title that is bound to certificates is theirs only, and a certificate that is bound to AE titles can

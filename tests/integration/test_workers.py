@@ -169,6 +169,35 @@ def test_a_killed_worker_is_started_again_and_the_others_go_on(
     assert router.stop() == 0
 
 
+def test_limits_of_associations_hold_for_all_workers_together(
+    tmp_path: Path, pair: Callable[..., RouterProcess]
+) -> None:
+    router = pair({"archive": f"file://{tmp_path / 'archive'}"}, limits="associations = 6")
+    router.start()
+
+    def fill() -> list[RawSender]:
+        senders = [RawSender(router.port, [(CT, EXPLICIT)], timeout=10) for _ in range(10)]
+        return [sender for sender in senders if sender.established]
+
+    def let_in() -> int:
+        return sum(sender.established for sender in open_)
+
+    open_ = fill()
+    assert len(open_) == 6
+    assert router.metric("dicom_router_associations", direction="in") == 6
+    for index in (0, 1):
+        pid = workers(router)[index]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda pid=pid, index=index: workers(router)[index]["pid"] not in (pid, None), 20, "another process")
+        wait_for(lambda index=index: workers(router)[index]["state"] == "serving", 20, "it to serve")
+    wait_for(lambda: let_in() == 0, 20, "the associations of the killed to end")
+    again = fill()
+    assert len(again) == 6, "those of killed workers count no more"
+    for sender in again:
+        sender.release()
+    assert router.stop() == 0
+
+
 def test_the_others_go_on_while_one_is_down(tmp_path: Path, pair: Callable[..., RouterProcess]) -> None:
     archive = tmp_path / "archive"
     router = pair({"archive": f"file://{archive}"})

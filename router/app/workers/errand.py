@@ -30,6 +30,8 @@ class Errand:
     """Process id."""
     lock: int
     """Descriptor of the spool's lock: held as long as any process of the router lives."""
+    occupancy: int
+    """Descriptor of the memory in which all workers count their associations."""
     ready: int
     """Descriptor of a pipe: one byte when the worker serves."""
 

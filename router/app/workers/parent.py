@@ -1,8 +1,8 @@
 """The parent of several workers: starts them, starts those that crash again, passes signals on, ends when they have
 ended.
 
-It carries no data. What it holds for them is the lock of the spool, which they inherit, the listening addresses, and
-the one admin endpoint (``front``).
+It carries no data. What it holds for them is the lock of the spool and the count of their associations, which they
+inherit, the listening addresses, and the one admin endpoint (``front``).
 
 What the end of a worker means:
 
@@ -34,6 +34,7 @@ from router.app.workers.member import Member
 from router.errors import RouterError
 from router.ledger import shared
 from router.model import Listener, Share
+from router.net.occupancy import OccupancyMemory
 from router.observe.faults import log_of_loop
 from router.observe.logs import get_logger
 from router.spool.lock import take_lock
@@ -64,6 +65,7 @@ class Parent:
         self.log = get_logger()
         self.members = [Member(index, config.data_dir) for index in range(config.workers)]
         self.stopping = asyncio.Event()
+        self.occupancy = OccupancyMemory(config.workers, config.limits.associations)
         self.code = 0
         self._started = False
         self._lock = -1
@@ -165,12 +167,12 @@ class Parent:
         try:
             errand = Errand(
                 config=part_of(self.config, share, self._ports), share=share, fresh=self._fresh and not member.restarts,
-                parent=os.getpid(), lock=self._lock, ready=tell,
+                parent=os.getpid(), lock=self._lock, occupancy=self.occupancy.descriptor, ready=tell,
             )  # fmt: skip
             process = await asyncio.create_subprocess_exec(
                 *command(),
                 stdin=asyncio.subprocess.PIPE,
-                pass_fds=(self._lock, tell),
+                pass_fds=(self._lock, self.occupancy.descriptor, tell),
                 # A Ctrl-C is for the parent: a worker that got it too would take our SIGTERM for the second.
                 start_new_session=True,
             )
@@ -191,6 +193,7 @@ class Parent:
             loop.remove_reader(ready)
             os.close(ready)
         member.ends()
+        self.occupancy.clear(member.index)
         return code
 
     async def _watch_silent(self) -> None:

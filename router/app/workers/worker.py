@@ -14,6 +14,7 @@ def main() -> int:
         return 1
     errand = Errand.decode(sys.stdin.buffer.read())
     from router.app import supervisor
+    from router.net.occupancy import OccupancyMemory, SharedOccupancy
 
     supervisor.set_up(errand.config)
 
@@ -21,7 +22,12 @@ def main() -> int:
         os.write(errand.ready, b"1")
         os.close(errand.ready)
 
-    return supervisor.run_loop(supervisor.serve(errand.config, errand.share, fresh=errand.fresh, ready=ready))
+    share, associations = errand.share, errand.config.limits.associations
+    memory = OccupancyMemory(share.of, associations, errand.occupancy)
+    occupancy = SharedOccupancy(memory, share.worker)
+    return supervisor.run_loop(
+        supervisor.serve(errand.config, share, fresh=errand.fresh, occupancy=occupancy, ready=ready)
+    )
 
 
 if __name__ == "__main__":

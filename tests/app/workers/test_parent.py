@@ -211,7 +211,7 @@ def test_what_bounds_the_node_is_divided(config: Config) -> None:
 
 
 def test_an_errand_goes_through_a_pipe_whole(config: Config) -> None:
-    errand = Errand(config=config, share=Share(1, 2), fresh=True, parent=1, lock=3, ready=4)
+    errand = Errand(config=config, share=Share(1, 2), fresh=True, parent=1, lock=3, occupancy=5, ready=4)
     assert Errand.decode(errand.encode()) == errand
 
 
