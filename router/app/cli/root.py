@@ -21,6 +21,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "check": ("check", "All problems of configuration and rules; runs the rules' tests."),
         "config": ("config", "The configuration as it is in force, with every default."),
         "explain": ("explain", "Which rules match an object, which do not and why."),
+        "replay": ("replay", "What other rules would have done with the objects of the last days."),
         "reload": ("act", "Make the router read its rules again."),
         "schema": ("setup", "JSON Schema of router.toml, for editors."),
         "init": ("setup", "Write a commented starter configuration."),

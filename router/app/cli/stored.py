@@ -26,8 +26,9 @@ class OpenSegment:
     epoch: int
     header_damaged: bool
 
-    def records(self) -> Iterator[FoundRecord]:
-        return scan(self.descriptor, self.number, self.kind, self.epoch)
+    def records(self, *, hash_data: bool = True) -> Iterator[FoundRecord]:
+        """``hash_data=False`` reads headers and footers only."""
+        return scan(self.descriptor, self.number, self.kind, self.epoch, hash_data=hash_data)
 
     def data_set(self, record: FoundRecord) -> Iterator[bytes]:
         """The data set of a whole record, in pieces. Raises SpoolError if it is not there any more."""
