@@ -227,7 +227,7 @@ def router(
         f'[[listen]]\nbind = "127.0.0.1:{port}"\nae_titles = ["ROUTER"]\naccept = "any"\ntls = "off"\n'
         f'[rules]\npath = "{folder / "rules"}"\non_no_match = "hold"\n'
         f'[admin]\nbind = "127.0.0.1:{admin}"\n'
-        f"[spool]\nspare_segments = {max(4, recycled)}\n"
+        f'[spool]\nspare_segments = {max(4, recycled)}\nreserve_associations = "0B"\nreserve_objects = "0B"\n'
         f"[limits]\nassociations = 400\nassociations_per_peer = 400\nhandshakes_per_address = 400\n{destinations}"
     )
     command = [sys.executable, "-m", "router.app.cli", "run", "-c", str(folder / "router.toml")]

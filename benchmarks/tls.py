@@ -237,6 +237,7 @@ async def route(secure: bool, tls: TlsSettings, folder: Path, size: int, objects
         f'[node]\nname = "bench"\ndata_dir = "{folder / "data"}"\n'
         f'[[listen]]\nbind = "127.0.0.1:{port}"\naccept = "any"\ntls = {f"{{ {files} }}" if secure else json.dumps("off")}\n'
         f'[rules]\npath = "{folder / "rules"}"\n[admin]\nbind = "127.0.0.1:{admin}"\n'
+        '[spool]\nreserve_associations = "0B"\nreserve_objects = "0B"\n'
         f'[destinations.sink]\nurl = "{"dicoms" if secure else "dicom"}://SINK@127.0.0.1:{sink.port}"\n'
         + (f"tls = {{ {files} }}\n" if secure else "")
     )

@@ -16,6 +16,7 @@ from router.net.dialer import associate
 from router.observe.logs import get_logger
 from router.services.storage_scu import StorageScu, propose
 from tests.app.test_storage_failure import CT, EXPLICIT, configuration, store
+from tests.support.router_process import NO_FLOORS
 
 OBJECTS = 12
 
@@ -43,7 +44,7 @@ async def test_a_delivery_that_no_lane_has_is_ready_again(
     path = configuration(tmp_path, extra)
     (tmp_path / "rules" / "rules.toml").write_text('[[rule]]\nname = "all"\nto = ["folder"]\n')
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # the planted fault
-    router = await Router.start(load_config(path, {}))
+    router = await Router.start(load_config(path, NO_FLOORS))
     try:
         connection = await associate(
             "127.0.0.1",

@@ -19,6 +19,7 @@ from router.services.storage_scu import StorageScu, propose
 from router.spool import durable
 from tests.spool.faulty import Faulty
 from tests.support.objects import encode, synthetic
+from tests.support.router_process import NO_FLOORS
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -54,7 +55,7 @@ async def test_after_a_failed_sync_no_success_is_answered_any_more(
 ) -> None:
     Faulty.heal()
     monkeypatch.setattr(durable, "Committer", Faulty)
-    router = await Router.start(load_config(configuration(tmp_path), {}))
+    router = await Router.start(load_config(configuration(tmp_path), NO_FLOORS))
     control = RouterControl(router)
     try:
         assert control.ready() == (True, [])
@@ -83,7 +84,7 @@ async def test_what_was_answered_and_never_reached_the_ledger_is_owed_after_the_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = configuration(tmp_path)
-    router = await Router.start(load_config(path, {}))
+    router = await Router.start(load_config(path, NO_FLOORS))
     # The process dies after the answer and before the ledger has committed.
     monkeypatch.setattr(SqliteLedger, "record", lambda self, receipts, done, *, position, owed: None)
     try:
@@ -99,7 +100,7 @@ async def test_what_was_answered_and_never_reached_the_ledger_is_owed_after_the_
         await router.close(grace=0)
     monkeypatch.undo()
     for _ in range(2):  # and only once
-        router = await Router.start(load_config(path, {}))
+        router = await Router.start(load_config(path, NO_FLOORS))
         try:
             assert router.ledger.counts.held == 3
             held = [info.sop_instance for info, _ in await router.ledger.held_instances(0, 10)]
@@ -111,14 +112,14 @@ async def test_what_was_answered_and_never_reached_the_ledger_is_owed_after_the_
 async def test_a_data_directory_that_cannot_be_used_is_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file, not a folder")
     with pytest.raises(RouterError, match="data_dir"):
-        await Router.start(load_config(configuration(tmp_path), {}))
+        await Router.start(load_config(configuration(tmp_path), NO_FLOORS))
 
 
 async def test_two_routers_cannot_share_a_data_directory(tmp_path: Path) -> None:
     path = configuration(tmp_path)
-    router = await Router.start(load_config(path, {}))
+    router = await Router.start(load_config(path, NO_FLOORS))
     try:
         with pytest.raises(RouterError, match="in use by another process"):
-            await Router.start(load_config(path, {}))
+            await Router.start(load_config(path, NO_FLOORS))
     finally:
         await router.close(grace=0)

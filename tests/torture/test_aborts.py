@@ -26,6 +26,7 @@ from router.app.router import Router
 from router.dimse.command import parse_command
 from router.observe.logs import configure_logging
 from tests.support.objects import encode, received, sha256, synthetic
+from tests.support.router_process import NO_FLOORS
 from tests.support.script import ABORT, Script
 from tests.torture.figures import Figure, report
 
@@ -71,7 +72,7 @@ async def start(folder: Path) -> Router:
     (folder / "rules" / "10-test.toml").write_text(RULES)
     path = folder / "router.toml"
     path.write_text(CONFIG.format(folder=folder, object_memory=OBJECT_MEMORY, silence=SILENCE))
-    return await Router.start(load_config(path, {}))
+    return await Router.start(load_config(path, NO_FLOORS))
 
 
 class Peer:
