@@ -57,6 +57,7 @@ async def test_a_delivery_that_no_lane_has_is_ready_again(
         for number in range(OBJECTS):
             assert await store(scu, f"2.25.{number + 1}") == 0x0000
         async with asyncio.timeout(20):
+            await router.ledger.flush()  # what is counted is what is committed
             while (await router.ledger.counted()).open.get("folder", (0, 0))[0] or calls < OBJECTS:
                 await asyncio.sleep(0.02)
         assert "lost sight of" in capsys.readouterr().out, "and a person is told"
