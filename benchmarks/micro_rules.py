@@ -52,12 +52,12 @@ def rule_set(count: int) -> RuleSet:
 
 
 def attributes() -> Attributes:
-    found = []
+    found = {}
     for keyword, value in HEAD.items():
         tag = tag_of(keyword)
         if tag is None:
             raise SystemExit(f"{keyword} is not in the dictionary")
-        found.append(((tag,), vr_of(tag) or "", value))
+        found[(tag,)] = (vr_of(tag) or "", value)
     return Attributes(found)
 
 

@@ -346,6 +346,11 @@ cdef class MessageAssembler:
             self._context_id = -1
         return complete
 
+    def data_ended(self):
+        """The data set of the last command is in, by another way than ``feed``."""
+        self._context_id = -1
+        self._data_expected = False
+
     cdef Command _gather(self, data, bint is_last):
         """The command set, once it is whole; nearly always it comes in one piece."""
         cdef Py_buffer view

@@ -4,3 +4,9 @@ cdef class DataFragment:
     cdef readonly bint is_last
     cdef readonly object data
     cdef readonly bint complete
+
+
+cdef class DataTaken:
+    cdef readonly Py_ssize_t size
+    cdef readonly bint last
+    cdef readonly object fault

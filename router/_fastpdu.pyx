@@ -34,6 +34,9 @@ cdef inline void put_be32(uint8_t* p, uint32_t value) noexcept nogil:
 
 cdef enum:
     P_DATA_TF = 4
+    # Bits of the message control header.
+    COMMAND_FRAGMENT = 1
+    LAST_FRAGMENT = 2
     # The fixed PDUs have a body of 4 bytes; peers that write more are tolerated up to here.
     FIXED_PDU_LIMIT = 64
     # What an unstrict reader takes in a P-DATA-TF, whatever was announced.
@@ -64,11 +67,25 @@ cdef class DataFragment:
         self.complete = complete
 
 
+cdef class DataTaken:
+    """Bytes of a data set that went where ``PduReader.divert`` said.
+
+    Args:
+        last: The data set ends here, and with it the diversion.
+        fault: What the function that takes them raised; the diversion has ended.
+    """
+
+    def __cinit__(self, Py_ssize_t size, bint last, fault):
+        self.size = size
+        self.last = last
+        self.fault = fault
+
+
 cdef class PduReader:
     """Finds PDUs and PDVs in the bytes of one association, however the network cut them.
 
     A P-DATA-TF body is never copied or kept: its PDVs are given as positions into the buffer that was fed. Held back are at most
-    6 header bytes, and the body of another PDU until it is whole.
+    6 header bytes, and the body of another PDU until it is whole. Between ``begin`` and the None of ``next`` the buffer is referred to.
 
     Args:
         max_pdata: Longest P-DATA-TF variable field taken, bytes: what we announced (PS3.8 D.1). 0 stands for 16 MiB.
@@ -89,12 +106,20 @@ cdef class PduReader:
     cdef uint32_t _max_pdata
     cdef uint32_t _max_associate
     cdef bytearray _body
+    cdef object _data
+    cdef Py_ssize_t _position
+    cdef object _write
+    cdef int _write_context
+    cdef Py_ssize_t _taken
+    cdef object _after
 
     def __init__(self, uint32_t max_pdata, uint32_t max_associate=1 << 20, bint strict=True):
         self._have = 0
         self._state = AT_PDU_HEADER
         self._left = self._pdv_left = 0
         self._body = None
+        self._data = self._write = self._after = None
+        self._position = self._taken = 0
         if max_pdata == 0 or (not strict and max_pdata < TOLERATED_PDATA):
             max_pdata = TOLERATED_PDATA
         self._max_pdata = max_pdata
@@ -111,33 +136,74 @@ cdef class PduReader:
         return self._have + (len(self._body) if self._body is not None else 0)
 
     def feed(self, data):
-        """The next bytes from the peer.
+        """All that ``next`` gives of these bytes, as a list."""
+        cdef list items = []
+        self.begin(data)
+        while True:
+            item = self.next()
+            if item is None:
+                return items
+            items.append(item)
 
-        Returns a list, in order of arrival, of
+    def begin(self, data):
+        """The next bytes from the peer: a contiguous buffer that does not change until ``next`` has given None. What is left of
+        earlier ones, whose end nobody waited for, is read and dropped."""
+        while self._data is not None:
+            self.next()
+        self._position = 0
+        self._data = data
+
+    def divert(self, int context_id, write):
+        """From the next PDV on, give the data set fragments of this context, as far as they are there and up to the last one, to
+        ``write``: memoryviews that are valid during the call. None ends it. Only for ``begin`` with a memoryview of bytes."""
+        self._write = write
+        self._write_context = context_id
+
+    def next(self):
+        """The next thing that the bytes hold, in order of arrival; None when they are used up.
 
         * ``(pdu_type, body)``: a whole PDU other than P-DATA-TF (types 1, 2, 3, 5, 6, 7);
         * ``(4, context_id, control, start, end, complete)``: ``data[start:end]`` belongs to a PDV. ``complete`` is False when the
           rest of this PDV comes with a later call. ``control`` is the message control header as received: only bits 0 (command) and
           1 (last fragment) mean anything (PS3.8 E.2);
+        * ``DataTaken``: what was diverted, at its end or at that of the bytes, or before anything else that is given;
         * ``(0, PeerProtocolError)``: always the last; nothing is read after it.
         """
-        cdef list items = []
         cdef Py_buffer view
+        cdef object item
+        if self._data is None:
+            return None
+        if self._after is not None:
+            item, self._after = self._after, None
+            return item
         if self._state == FAILED:
-            return items
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+            self._data = None
+            return None
+        PyObject_GetBuffer(self._data, &view, PyBUF_SIMPLE)
         try:
-            self._scan(<const uint8_t*>view.buf, view.len, items)
+            item = self._scan(<const uint8_t*>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
-        return items
+        if self._taken:
+            if item is None or type(item) is not DataTaken:
+                self._after = item
+                return self._diverted(False, None)
+        if item is None:
+            self._data = None
+        return item
 
-    cdef int _fail(self, list items, str text, reason) except -1:
+    cdef DataTaken _diverted(self, bint last, fault):
+        cdef DataTaken taken = DataTaken.__new__(DataTaken, self._taken, last, fault)
+        self._taken = 0
+        if last or fault is not None:
+            self._write = None
+        return taken
+
+    cdef tuple _fail(self, str text, reason):
         self._state = FAILED
         self._have = 0
         self._body = None
-        items.append((0, PeerProtocolError(text, reason)))
-        return 0
+        return 0, PeerProtocolError(text, reason)
 
     cdef inline Py_ssize_t _gather(self, const uint8_t* p, Py_ssize_t available) noexcept:
         """Bring the 6 header bytes together; returns how many were taken."""
@@ -148,10 +214,26 @@ cdef class PduReader:
         self._have += <int>take
         return take
 
-    cdef int _scan(self, const uint8_t* data, Py_ssize_t n, list items) except -1:
-        cdef Py_ssize_t p = 0
-        cdef Py_ssize_t take
+    cdef object _pdv(self, Py_ssize_t start, Py_ssize_t end):
+        """The item for bytes of the PDV under way; None if they were diverted and more may be."""
+        cdef bint complete = self._pdv_left == 0
+        if self._write is None or self._context != self._write_context or self._control & COMMAND_FRAGMENT:
+            return P_DATA_TF, self._context, self._control, start, end, complete
+        if end > start:
+            self._taken += end - start
+            try:
+                self._write(self._data[start:end])
+            except Exception as fault:
+                return self._diverted(complete and self._control & LAST_FRAGMENT != 0, fault)
+        if complete and self._control & LAST_FRAGMENT:
+            return self._diverted(True, None)
+        return None
+
+    cdef object _scan(self, const uint8_t* data, Py_ssize_t n):
+        cdef Py_ssize_t p = self._position
+        cdef Py_ssize_t take, start
         cdef uint32_t length, cap
+        cdef object item
         while p < n:
             if self._state == IN_PDV:
                 take = n - p
@@ -159,24 +241,29 @@ cdef class PduReader:
                     take = self._pdv_left
                 self._pdv_left -= <uint32_t>take
                 self._left -= <uint32_t>take
-                items.append((P_DATA_TF, self._context, self._control, p, p + take, self._pdv_left == 0))
+                start = p
                 p += take
+                self._position = p
                 if self._pdv_left == 0:
                     self._state = AT_PDV_HEADER if self._left else AT_PDU_HEADER
+                item = self._pdv(start, p)
+                if item is not None:
+                    return item
 
             elif self._state == AT_PDV_HEADER:
                 # PDV item: length (4, counting what follows), presentation context id, message control header, fragment.
                 if self._have == 0 and self._left < 6:
-                    return self._fail(items, "PDV beyond its PDU", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+                    return self._fail("PDV beyond its PDU", AbortReason.INVALID_PDU_PARAMETER_VALUE)
                 p += self._gather(data + p, n - p)
+                self._position = p
                 if self._have < 6:
-                    return 0
+                    return None
                 self._have = 0
                 length = be32(self._header)
                 if length < 2:
-                    return self._fail(items, "PDV length below 2", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+                    return self._fail("PDV length below 2", AbortReason.INVALID_PDU_PARAMETER_VALUE)
                 if length > self._left - 4:
-                    return self._fail(items, "PDV beyond its PDU", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+                    return self._fail("PDV beyond its PDU", AbortReason.INVALID_PDU_PARAMETER_VALUE)
                 self._context = self._header[4]
                 self._control = self._header[5]
                 self._left -= 6
@@ -184,17 +271,20 @@ cdef class PduReader:
                 if self._pdv_left:
                     self._state = IN_PDV
                 else:
-                    items.append((P_DATA_TF, self._context, self._control, p, p, True))
                     self._state = AT_PDV_HEADER if self._left else AT_PDU_HEADER
+                    item = self._pdv(p, p)
+                    if item is not None:
+                        return item
 
             elif self._state == AT_PDU_HEADER:
                 # PDU: type (1), reserved (1, not tested), length of the variable field (4).
                 if self._have == 0 and not 1 <= data[p] <= 7:
                     # At once: the "length" of an HTTP request or a TLS ClientHello would be waited for in vain.
-                    return self._fail(items, "unrecognized PDU type", AbortReason.UNRECOGNIZED_PDU)
+                    return self._fail("unrecognized PDU type", AbortReason.UNRECOGNIZED_PDU)
                 p += self._gather(data + p, n - p)
+                self._position = p
                 if self._have < 6:
-                    return 0
+                    return None
                 self._have = 0
                 self._type = self._header[0]
                 length = be32(self._header + 2)
@@ -205,7 +295,7 @@ cdef class PduReader:
                 else:
                     cap = FIXED_PDU_LIMIT
                 if length > cap:
-                    return self._fail(items, "PDU length over its limit", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+                    return self._fail("PDU length over its limit", AbortReason.INVALID_PDU_PARAMETER_VALUE)
                 self._left = length
                 if self._type == P_DATA_TF:
                     if length:
@@ -213,26 +303,28 @@ cdef class PduReader:
                 elif length:
                     self._state = IN_BODY
                 else:
-                    items.append((self._type, b""))
+                    return self._type, b""
 
             else:  # IN_BODY
                 take = n - p
                 if take > self._left:
                     take = self._left
-                if self._body is None and take == self._left:
-                    items.append((self._type, PyBytes_FromStringAndSize(<const char*>data + p, take)))
-                    self._state = AT_PDU_HEADER
-                else:
-                    if self._body is None:
-                        self._body = bytearray()
-                    self._body += PyBytes_FromStringAndSize(<const char*>data + p, take)
-                    if take == self._left:
-                        items.append((self._type, bytes(self._body)))
-                        self._body = None
-                        self._state = AT_PDU_HEADER
-                self._left -= <uint32_t>take
+                start = p
                 p += take
-        return 0
+                self._position = p
+                self._left -= <uint32_t>take
+                if self._body is None and self._left == 0:
+                    self._state = AT_PDU_HEADER
+                    return self._type, PyBytes_FromStringAndSize(<const char*>data + start, take)
+                if self._body is None:
+                    self._body = bytearray()
+                self._body += PyBytes_FromStringAndSize(<const char*>data + start, take)
+                if self._left == 0:
+                    self._state = AT_PDU_HEADER
+                    item = self._type, bytes(self._body)
+                    self._body = None
+                    return item
+        return None
 
 
 # Sending messages ------------------------------------------------------------------------------------------
@@ -248,9 +340,6 @@ cdef enum:
     SMALL_FRAGMENT = 2048
     # A message up to this size becomes one bytes object.
     SMALL_MESSAGE = 4096
-
-    COMMAND_FRAGMENT = 1
-    LAST_FRAGMENT = 2
 
 # More than any data set: what is left of one whose size nobody knows yet.
 cdef unsigned long long OPEN_ENDED = <unsigned long long>1 << 62
@@ -763,7 +852,7 @@ cdef class ElementWalker:
     cdef bint _little
     cdef readonly bint truncated
     cdef readonly bint has_meta
-    cdef readonly list collected
+    cdef readonly dict values
     cdef readonly list unavailable
 
     def __cinit__(self):
@@ -802,7 +891,7 @@ cdef class ElementWalker:
         self._explicit = explicit
         self._little = little_endian
         self.truncated = self.has_meta = False
-        self.collected = []
+        self.values = {}
         self.unavailable = []
 
     def __dealloc__(self):
@@ -920,7 +1009,7 @@ cdef class ElementWalker:
         cdef int name = 676
         if self._target_vr:
             name = vr_index(self._target_vr >> 8, self._target_vr & 0xFF)
-        self.collected.append((self._plan.paths[self._target], VR_NAMES[name], value))
+        self.values[self._plan.paths[self._target]] = (VR_NAMES[name], value)
         self._target = -1
         return 0
 
@@ -1087,6 +1176,22 @@ cpdef plain_text(bytes value):
         p += 1
         n -= 1
     return p[:n].decode("ascii")
+
+
+def alike(dict values not None, tuple paths not None, Py_ssize_t most):
+    """The (VR, value) at each path, None for one that is missing: equal for data sets that cannot be told apart by them. None if they
+    are more than ``most`` bytes together."""
+    cdef list found = []
+    cdef object path, entry
+    cdef Py_ssize_t size = 0
+    for path in paths:
+        entry = values.get(path)
+        if entry is not None:
+            size += len(<bytes>(<tuple>entry)[1])
+            if size > most:
+                return None
+        found.append(entry)
+    return tuple(found)
 
 
 def plain_texts(dict values not None, paths, frozenset plain not None):

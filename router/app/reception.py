@@ -86,11 +86,11 @@ class StoreReception:
         "_recent",
         "_resume",
         "_rules",
-        "_size",
         "_sop_class",
         "_sop_instance",
         "_stream",
         "_transfer_syntax",
+        "write",
     )
 
     def __init__(
@@ -110,11 +110,14 @@ class StoreReception:
         self._transfer_syntax = transfer_syntax
         self._move_originator = move_originator
         self._resume = resume
+        limits = intake.limits
         self._rules = intake.rules()
-        self._inspector = DatasetInspector(transfer_syntax, self._rules.wanted, intake.limits)
+        self._inspector = DatasetInspector(transfer_syntax, self._rules.wanted, limits)
         self._hasher = xxhash.xxh3_128()
-        self._gatherer = Gatherer()
-        self._size = 0
+        most = min(limits.object_memory, limits.object_size)
+        self._gatherer = Gatherer(self._inspector.look, self._hasher.update, self._beyond, most)
+        self.write = self._gatherer.write
+        """Most data sets go by here natively, from the first byte to the last."""
         self._held = 0
         """Bytes of ours counted in the intake's memory."""
         self._stream: SpoolStream | None = None
@@ -128,26 +131,41 @@ class StoreReception:
 
     @property
     def congested(self) -> bool:
-        if self._error is not None:
+        if self._failed():
             return False
         stream = self._stream
-        if stream is not None and stream.pending > STREAM_HIGH:
-            return True
+        if stream is not None:
+            if stream.pending > STREAM_HIGH:
+                return True
+        else:
+            self._count()
         intake = self._intake
-        if intake.over_memory and self._held:
-            # What rests holds nothing: else enough of those that rest would keep each other from going on.
-            self._start_stream()
         if intake.over_memory:
-            intake.rest(self._resume)
-            return True
+            if self._held:
+                # What rests holds nothing: else enough of those that rest would keep each other from going on.
+                self._start_stream()
+            if intake.over_memory:
+                intake.rest(self._resume)
+                return True
         return False
 
-    def write(self, fragment: memoryview) -> None:
+    def _count(self) -> None:
+        """What is in memory is counted once for all that a step brought."""
+        held = self._gatherer.held
+        self._intake.in_memory += held - self._held
+        self._held = held
+
+    def _failed(self) -> bool:
+        if self._error is None and self._gatherer.error is not None:
+            self._fail(self._gatherer.error)
+        return self._error is not None
+
+    def _beyond(self, fragment: memoryview) -> None:
+        """More of what does not stay in memory."""
         if self._error is not None:
             return
-        length = len(fragment)
-        self._size += length
-        if self._size > self._intake.limits.object_size:
+        size = self._gatherer.size
+        if size > self._intake.limits.object_size:
             self._fail(DatasetError(Status.OBJECT_TOO_LARGE, "object exceeds the size limit"))
             return
         self._inspector.feed(fragment)
@@ -155,27 +173,23 @@ class StoreReception:
             self._fail(self._inspector.error)
             return
         self._hasher.update(fragment)
-        if self._stream is None:
-            self._gatherer.append(fragment)
-            self._held += length
-            self._intake.in_memory += length
-            if self._size > self._intake.limits.object_memory:
-                self._start_stream()
-            return
+        stream = self._stream
+        if stream is None:
+            stream = self._start_stream()
         data = bytes(fragment)
-        self._stream.write(data)
+        stream.write(data)
         if self._cut is not None:
             self._cut.append(data)
         elif not self._cut_asked:
             if self._recent is not None:
                 self._recent.append(data)
-            if self._size > CUT_THROUGH:
-                self._cut_through(self._stream)
+            if size > CUT_THROUGH:
+                self._cut_through(stream)
 
     def finish(self, done: Callable[[int, str], None]) -> None:
         intake = self._intake
         try:
-            if self._error is not None:
+            if self._failed() and self._error is not None:
                 raise self._error
             attributes = self._inspector.finish()
             sop_class, sop_instance, *texts = attributes.firsts(IDENTIFYING)
@@ -204,6 +218,8 @@ class StoreReception:
             return
         direct = intake.reserve(decision)
         stream = self._stream
+        if stream is None:
+            self._count()
         self._forget_recent()
         entry = Entry(
             info, decision, self._gatherer.take() if stream is None else None, direct, done, intake.loop.time()
@@ -254,8 +270,9 @@ class StoreReception:
             self._recent = None
             self._intake.budget.give_back(KEEP)
 
-    def _start_stream(self) -> None:
+    def _start_stream(self) -> SpoolStream:
         """More than one association may keep in memory: from here on the bytes go to a segment of their own."""
+        self._gatherer.stop()
         stream = self._stream = self._intake.spool.stream()
         stream.on_drain(STREAM_LOW, self._resume)
         chunks = [bytes(block) for block in self._gatherer.take()]
@@ -264,7 +281,9 @@ class StoreReception:
         if self._rules.of_head and self._intake.budget.take(KEEP):
             self._recent = chunks
         held, self._held = self._held, 0
-        self._intake.freed(held)
+        if held:
+            self._intake.freed(held)
+        return stream
 
     def _fail(self, error: DatasetError) -> None:
         """Remember the first error and let go of everything; the rest of the message is read and dropped."""
@@ -303,7 +322,7 @@ class StoreReception:
             transfer_syntax=self._transfer_syntax,
             origin=self._origin,
             received=time.time(),
-            size=self._size,
+            size=self._gatherer.size,
             checksum=checksum,
             study=study,
             series=series,

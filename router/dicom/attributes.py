@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import cast
 
-from router._fastpdu import plain_text, plain_texts
+from router._fastpdu import alike, plain_text, plain_texts
 from router.dicom import dictionary
 from router.dicom.charset import decode
 
@@ -41,7 +41,7 @@ class Attributes:
     """Values of one data set.
 
     Args:
-        collected: (path, VR, value) as the walker gives them; VR "" where the encoding does not say it.
+        values: (VR, value) by path as the walker gives them; VR "" where the encoding does not say it.
         little_endian: Of the transfer syntax.
         available: False when the head of the data set was over a limit or its transfer syntax is not known: then an
             element that is not here may be in the data set all the same.
@@ -53,18 +53,18 @@ class Attributes:
 
     def __init__(
         self,
-        collected: Iterable[tuple[Path, str, bytes]] = (),
+        values: dict[Path, tuple[str, bytes]] | None = None,
         *,
         little_endian: bool = True,
         available: bool = True,
         has_meta: bool = False,
-        too_long: Iterable[Path] = (),
+        too_long: Collection[Path] = (),
     ) -> None:
-        self._values = {path: (vr, value) for path, vr, value in collected}
+        self._values = {} if values is None else values
         self._little = little_endian
         self._texts: dict[Path, tuple[str, ...]] = {}
         self._character_set: tuple[str, ...] | None = None
-        self._too_long = tuple(too_long)
+        self._too_long = too_long
         self.available = available
         self.has_meta = has_meta
 
@@ -107,6 +107,11 @@ class Attributes:
             if text is None:
                 found[index] = next(iter(self.texts(paths[index]) or ()), "")
         return cast("list[str]", found)
+
+    def alike(self, paths: tuple[Path, ...], most: int) -> Hashable | None:
+        """Equal for two data sets in which every element at these paths is the same, VR and all; None where not every
+        one can be read, or they are more than ``most`` bytes."""
+        return alike(self._values, paths, most) if self.available and not self._too_long else None
 
     def numbers(self, path: Path) -> tuple[float, ...] | None:
         """Values as numbers, whole ones as int; None if the element is missing. Values that are no finite number are

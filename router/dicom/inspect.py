@@ -7,6 +7,7 @@ set, decodes no pixels, raises nothing while data comes. Checking what the UIDs 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 
 from router._fastpdu import ElementWalker
@@ -85,6 +86,13 @@ class DatasetInspector:
         """The data set begins with group 0002, which has no business there (PS3.5 §7.1)."""
         return self._walker is not None and self._walker.has_meta
 
+    @property
+    def look(self) -> Callable[[Buffer], None] | None:
+        """What takes the next bytes and raises DatasetError for what they hold; None: there is nothing to be seen.
+        Whoever uses it instead of ``feed`` stops at the first error."""
+        reader = self._inflater or self._walker
+        return None if reader is None else reader.feed
+
     def feed(self, data: Buffer) -> None:
         """The next bytes, one contiguous buffer of bytes. Never raises for what they hold: see ``error``."""
         self.size += len(data)
@@ -108,7 +116,10 @@ class DatasetInspector:
             return None
         self._head = self._met(walker)
         return Attributes(
-            walker.collected, little_endian=self._little, has_meta=walker.has_meta, too_long=walker.unavailable
+            dict(walker.values),
+            little_endian=self._little,
+            has_meta=walker.has_meta,
+            too_long=tuple(walker.unavailable),
         )
 
     @property
@@ -118,7 +129,7 @@ class DatasetInspector:
 
     @staticmethod
     def _met(walker: ElementWalker) -> int:
-        return len(walker.collected) + len(walker.unavailable)
+        return len(walker.values) + len(walker.unavailable)
 
     def finish(self) -> Attributes:
         """The data set ends here; gives what was collected.
@@ -141,7 +152,7 @@ class DatasetInspector:
             raise
         stopped = self._inflater is not None and self._inflater.stopped and not walker.past_header
         return Attributes(
-            walker.collected,
+            walker.values,
             little_endian=self._little,
             available=not (walker.truncated or stopped),
             has_meta=walker.has_meta,

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Protocol
 
-from router._fastpdu import DataFragment
+from router._fastpdu import DataFragment, DataTaken
 from router.errors import AssociationAborted, AssociationRejected, PeerProtocolError, fault_location
 from router.net import tuning
 from router.ports import Buffer, Log
@@ -216,9 +216,16 @@ class Connection(asyncio.BufferedProtocol):
 
         The buffers are kept by reference until they are written and must not change.
         """
-        self.core.send_pdata(buffers, self.loop.time())
-        if not self._in_step:
+        core, transport = self.core, self.transport
+        core.send_pdata(buffers, self.loop.time())
+        if self._in_step:
+            return
+        if transport is None or transport.is_closing() or core.should_close:
             self._finish_step()
+            return
+        self._write(transport, core.data_to_send())
+        if self._timer is None or not self._holds:
+            self._arm()
 
     async def drain(self) -> None:
         """Wait until the transport takes more. Cancelling it is safe. Raises AssociationAborted when the association is
@@ -298,6 +305,8 @@ class Connection(asyncio.BufferedProtocol):
                 if type(event) is DataFragment:
                     if user is not None and not self._ended:
                         user.fragment(event)
+                elif type(event) is DataTaken:
+                    self.core.told(event)
                 else:
                     self._handle(event)
                     user = self.user

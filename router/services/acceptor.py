@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from router._fastpdu import DataFragment, frame_message
+from router._fastpdu import DataFragment, DataTaken, frame_message
 from router.dicom.uids import VERIFICATION, valid_uid
 from router.dimse.assembler import CommandReceived, DataReceived, MessageAssembler
 from router.dimse.command import RESPONSE_BIT, Command, CommandField, encode_response
@@ -184,7 +184,7 @@ class Acceptor:
         self._answer = Answer(self, context_id, command)
         self._unanswered.append(self._answer)
         if field == CommandField.C_STORE_RQ:
-            self._begin(command, self._contexts[context_id])
+            self._begin(command, context_id)
         elif field == CommandField.C_ECHO_RQ:
             self._refusal = verification.answer(self._peer)
         else:
@@ -192,28 +192,49 @@ class Acceptor:
         if not command.has_data_set:
             self._complete()
 
-    def _begin(self, command: Command, context: tuple[str, str]) -> None:
+    def _begin(self, command: Command, context_id: int) -> None:
         self._size = 0
+        context = self._contexts[context_id]
         try:
-            self._reception = self._storage.begin(command, *context)
+            self._reception = reception = self._storage.begin(command, *context)
+            self._connection.core.divert(context_id, reception.write, self._taken)
         except DatasetError as error:
             self._refusal = (error.status, error.comment)
         except Exception as fault:
             self._fault(fault)
 
     def _data(self, received: DataReceived) -> None:
+        """What did not come by the diversion: nobody takes it, or it came before the association was accepted."""
         reception = self._reception
         if reception is not None:
-            data = received.data
-            self._size += len(data)
+            self._size += len(received.data)
             try:
-                reception.write(data)
-                if reception.congested:
-                    self._connection.hold(Hold.CONGESTED)
+                reception.write(received.data)
             except Exception as fault:
                 self._fault(fault)
+            self._look_at_room()
         if received.last and self._answer is not None:
+            self._connection.core.undivert()
             self._complete()
+
+    def _taken(self, taken: DataTaken) -> None:
+        self._size += taken.size
+        if taken.fault is not None:
+            self._fault(taken.fault)
+        elif not taken.last:
+            self._look_at_room()
+        if taken.last:
+            self._assembler.data_ended()
+            self._connection.core.message_open = False
+            self._complete()
+
+    def _look_at_room(self) -> None:
+        reception = self._reception
+        try:
+            if reception is not None and reception.congested:
+                self._connection.hold(Hold.CONGESTED)
+        except Exception as fault:
+            self._fault(fault)
 
     def _complete(self) -> None:
         """The message is in, to its last fragment."""
@@ -248,6 +269,7 @@ class Acceptor:
     def _discard(self) -> None:
         reception, self._reception = self._reception, None
         if reception is not None:
+            self._connection.core.undivert()
             reception.discard()
 
     def _resume(self) -> None:

@@ -21,12 +21,13 @@ Sta13     ``artim_timeout`` for the peer to close
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
-from router._fastpdu import DataFragment, PduReader
+from router._fastpdu import DataFragment, DataTaken, PduReader
 from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
 from router.ports import Buffer
 from router.ul.pdus import (
@@ -76,6 +77,10 @@ class AssociationSettings:
     presentation_contexts: int = 128
     transfer_syntaxes: int = 64
     """Per presentation context."""
+
+
+def _nobody(taken: DataTaken) -> None:
+    """Nothing is diverted."""
 
 
 # Events ----------------------------------------------------------------------------------------------------
@@ -135,6 +140,7 @@ AssociationEvent = (
     | AssociationAccepted
     | Rejected
     | DataFragment
+    | DataTaken
     | ReleaseRequested
     | Released
     | Aborted
@@ -176,6 +182,7 @@ class Association:
         "settings",
         "should_close",
         "state",
+        "told",
     )
 
     def __init__(
@@ -193,6 +200,8 @@ class Association:
         self.our_turn = False
         """The peer rightly waits for us: an answer is owed, or we do not read. Its silence is not held against it."""
         self._reader = PduReader(settings.max_pdu, settings.associate_pdu, settings.strict_pdu_length)
+        self.told: Callable[[DataTaken], None] = _nobody
+        """Whom a ``DataTaken`` is for."""
         self._out: list[Buffer] = []
         self._events: list[AssociationEvent] = []
         self._held: list[tuple[Any, ...]] = []
@@ -219,20 +228,34 @@ class Association:
         """Bytes from the peer. A lazy generator: the caller handles each event before the next PDU is looked at, and
         exhausts it (or calls ``fail`` or ``abort``). What a peer sends behind its A-ASSOCIATE-RQ while that is
         undecided (Sta3) is copied, and given by ``resume``."""
-        length = len(data)
         self._last_activity = now
-        self._window_bytes += length
-        items = self._reader.feed(data)
+        self._window_bytes += len(data)
+        reader = self._reader
         if self._held:
-            self._hold(items, data)
-        else:
-            yield from self._process(items, data, now)
+            self._hold(reader.feed(data), data)
+            return iter(())
+        reader.begin(data)
+        return self._process(reader.next, data, now)
 
     def resume(self, now: float) -> Iterator[AssociationEvent]:
         """What arrived while the association request was undecided; call it after a late ``accept`` or ``reject``."""
         items, data = self._held, self._held_data
         self._held, self._held_data = [], bytearray()
-        yield from self._process(items, memoryview(data), now)
+        return self._process(partial(next, iter(items), None), memoryview(data), now)
+
+    def divert(
+        self, context_id: int, write: Callable[[memoryview], None], told: Callable[[DataTaken], None] = _nobody
+    ) -> None:
+        """Give the data set that follows on this presentation context straight to ``write``, fragment by fragment as it
+        comes in. A ``DataTaken`` for ``told`` comes once for all that a step brought, and at the end. Whatever ends the
+        association ends it too."""
+        self.told = told
+        self._reader.divert(context_id, write)
+
+    def undivert(self) -> None:
+        """Give what still comes as ``DataFragment`` again."""
+        self.told = _nobody
+        self._reader.divert(0, None)
 
     def transport_closed(self, now: float) -> Iterator[AssociationEvent]:
         """The peer or the network closed the transport."""
@@ -366,8 +389,12 @@ class Association:
     def _progressing(self) -> bool:
         return self.message_open or self._reader.mid_pdu
 
-    def _process(self, items: list[tuple[Any, ...]], data: memoryview, now: float) -> Iterator[AssociationEvent]:
-        for index, item in enumerate(items):
+    def _process(self, take: Callable[[], Any], data: memoryview, now: float) -> Iterator[AssociationEvent]:
+        """``take`` gives what the reader found in ``data``, one after the other, then None."""
+        while (item := take()) is not None:
+            if type(item) is DataTaken:
+                yield item
+                continue
             kind = item[0]
             state = self.state
             if kind == _P_DATA_TF:
@@ -377,7 +404,7 @@ class Association:
                     yield DataFragment(context_id, control & 1 != 0, control & 2 != 0, data[start:end], complete)
                     continue
                 if state is State.STA3:
-                    self._hold(items[index:], data)
+                    self._hold([item, *iter(take, None)], data)
                     return
             if state is State.STA1:
                 return
@@ -386,7 +413,7 @@ class Association:
             elif kind == 0:
                 self._invalid(item[1], now)
             elif kind == PduType.RELEASE_RQ and state is State.STA3:
-                self._hold(items[index:], data)
+                self._hold([item, *iter(take, None)], data)
                 return
             else:
                 self._pdu(PduType(kind), item[1], now)
@@ -451,6 +478,7 @@ class Association:
         effects, after = transition(self.state, event, requestor=self.role is Role.REQUESTOR)
         if after is not self.state:
             self._phase_began = now
+            self.undivert()
         self.state = after
         for effect in effects:
             self._carry_out(effect, reject, abort, reason, message)

@@ -13,15 +13,15 @@ TAG = 0x00191001
 
 
 def texts(vr: str, value: bytes, *, tag: int = TAG, little_endian: bool = True) -> tuple[str, ...] | None:
-    return Attributes([((tag,), vr, value)], little_endian=little_endian).texts((tag,))
+    return Attributes({(tag,): (vr, value)}, little_endian=little_endian).texts((tag,))
 
 
 def numbers(vr: str, value: bytes, *, tag: int = TAG, little_endian: bool = True) -> tuple[float, ...] | None:
-    return Attributes([((tag,), vr, value)], little_endian=little_endian).numbers((tag,))
+    return Attributes({(tag,): (vr, value)}, little_endian=little_endian).numbers((tag,))
 
 
 def test_missing_is_none_and_empty_is_empty():
-    attributes = Attributes([((0x00080060,), "CS", b"")])
+    attributes = Attributes({(0x00080060,): ("CS", b"")})
     assert attributes.texts((0x00080060,)) == ()
     assert attributes.numbers((0x00080060,)) == ()
     assert attributes.texts((0x00100020,)) is None
@@ -137,30 +137,30 @@ def test_an_unknown_vr_is_text_if_it_looks_like_text():
 
 
 def test_text_is_decoded_before_it_is_split():
-    character_set = ((0x00080005,), "CS", b"ISO_IR 13")
-    description = ((0x00081030,), "LO", "表\\b".encode("shift-jis"))
-    assert Attributes([character_set, description]).texts((0x00081030,)) == ("表", "b")
+    character_set = {(0x00080005,): ("CS", b"ISO_IR 13")}
+    description = {(0x00081030,): ("LO", "表\\b".encode("shift-jis"))}
+    assert Attributes(character_set | description).texts((0x00081030,)) == ("表", "b")
 
 
 def test_an_empty_first_character_set_is_the_default_one():
-    character_set = ((0x00080005,), "CS", b"\\ISO 2022 IR 87")
-    name = ((0x00100010,), "PN", b"Yamada^Tarou=\x1b$B;3ED\x1b(B")
-    description = ((0x00081030,), "LO", b"\x1b$B;3ED\x1b(B")
-    attributes = Attributes([character_set, name, description])
+    character_set = {(0x00080005,): ("CS", b"\\ISO 2022 IR 87")}
+    name = {(0x00100010,): ("PN", b"Yamada^Tarou=\x1b$B;3ED\x1b(B")}
+    description = {(0x00081030,): ("LO", b"\x1b$B;3ED\x1b(B")}
+    attributes = Attributes(character_set | name | description)
     assert attributes.texts((0x00100010,)) == ("Yamada^Tarou",)
     assert attributes.texts((0x00081030,)) == ("山田",)
 
 
 def test_values_within_sequences_have_paths():
     path = (0x00400275, 0, 0x00080050)
-    attributes = Attributes([(path, "SH", b"A1"), ((0x00400275,), "SQ", b"")])
+    attributes = Attributes({path: ("SH", b"A1"), (0x00400275,): ("SQ", b"")})
     assert attributes.texts(path) == ("A1",)
     assert attributes.texts((0x00400275,)) == ()
     assert attributes.texts((0x00400275, 1, 0x00080050)) is None
 
 
 def test_an_element_too_long_to_be_read_is_there_all_the_same():
-    attributes = Attributes([((0x00080060,), "CS", b"CT")], too_long=[(0x7FE00010,)])
+    attributes = Attributes({(0x00080060,): ("CS", b"CT")}, too_long=[(0x7FE00010,)])
     assert attributes.texts((0x7FE00010,)) is None
     assert [attributes.seen((tag,)) for tag in (0x7FE00010, 0x00080060, 0x00100010)] == [True, True, False]
 

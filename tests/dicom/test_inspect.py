@@ -205,7 +205,7 @@ def test_every_sample_gives_what_the_plain_walk_gives():
         for start in range(0, len(data), 1000):
             inspector.feed(memoryview(data)[start : start + 1000])
         values: Any = inspector.finish()._values
-        assert values == {path: (vr, value) for path, vr, value in walk.collected}, name
+        assert values == walk.values, name
 
 
 COMPARED = ("SOPClassUID", "SOPInstanceUID", "Modality", "StudyInstanceUID", "PatientID", "AccessionNumber", "Rows")
@@ -302,7 +302,7 @@ def test_damaged_samples_are_judged_alike(damage, name):
         assert error.status == refused
     else:
         assert refused is None
-        assert found._values == {path: (vr, value) for path, vr, value in walk.collected}
+        assert found._values == walk.values
 
 
 def test_the_head_is_known_once_pixel_data_begins() -> None:

@@ -27,7 +27,7 @@ IDS = ["explicit", "implicit", "big endian"]
 
 
 def outcome(walk: Any) -> tuple[Any, ...]:
-    return (walk.collected, walk.unavailable, bool(walk.truncated), bool(walk.has_meta))
+    return (walk.values, walk.unavailable, bool(walk.truncated), bool(walk.has_meta))
 
 
 def native(encoding: Encoding, *pieces: bytes, wanted: frozenset[Any] = WANTED, **limits: int) -> Any:
@@ -62,7 +62,7 @@ def walked(encoding: Encoding, data: bytes, **limits: int) -> Any:
 def collected(encoding: Encoding, data: bytes, **limits: int) -> dict[Any, bytes]:
     found = walked(encoding, data, **limits)
     assert isinstance(found, tuple), f"refused with {found:#06x}"
-    return {path: value for path, _, value in found[0]}
+    return {path: value for path, (_, value) in found[0].items()}
 
 
 def image(encoding: Encoding) -> bytes:
@@ -100,8 +100,8 @@ def test_wanted_values_are_collected(encoding):
 
 
 def test_explicit_vr_comes_with_the_value():
-    assert (MODALITY, "CS", b"CT") in walked(EXPLICIT, image(EXPLICIT))[0]
-    assert (MODALITY, "", b"CT") in walked(IMPLICIT, image(IMPLICIT))[0]
+    assert walked(EXPLICIT, image(EXPLICIT))[0][MODALITY] == ("CS", b"CT")
+    assert walked(IMPLICIT, image(IMPLICIT))[0][MODALITY] == ("", b"CT")
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=IDS)
@@ -215,7 +215,7 @@ def test_group_0002_at_the_beginning_is_explicit_little_endian(encoding):
     meta = EXPLICIT.element(0x00020001, "OB", b"\0\1") + EXPLICIT.element(0x00020010, "UI", b"1.2.840.10008.1.2\0")
     found = walked(encoding, meta + image(encoding))
     assert found[3] is True
-    assert {path: value for path, _, value in found[0]}[MODALITY] == b"CT"
+    assert found[0][MODALITY][1] == b"CT"
 
 
 # What is refused -------------------------------------------------------------------------------------------
@@ -333,14 +333,14 @@ def test_values_over_64_kib_are_unavailable():
     found = native(EXPLICIT, data)
     assert found == plain(EXPLICIT, data)
     assert found[1] == [MODALITY]
-    assert found[0] == [(PATIENT_ID, "UT", b"p" * 65536)]
+    assert found[0] == {PATIENT_ID: ("UT", b"p" * 65536)}
 
 
 def test_past_the_header_limit_nothing_is_collected_but_framing_is_checked():
     data = EXPLICIT.element(0x00080060, "CS", b"CT") + EXPLICIT.element(0x00191010, "UT", bytes(500))
     tail = EXPLICIT.element(0x00200020, "LO", b"xx") + EXPLICIT.element(0x00100020, "LO", b"P1")
     found = walked(EXPLICIT, data + tail, max_header_bytes=400)
-    assert found == ([(MODALITY, "CS", b"CT")], [], True, False)
+    assert found == ({MODALITY: ("CS", b"CT")}, [], True, False)
     assert walked(EXPLICIT, data + tail[:-1], max_header_bytes=400) == Status.FRAMING_ERROR
 
 
@@ -348,7 +348,7 @@ def test_bulk_data_is_not_header():
     data = EXPLICIT.element(0x00080060, "CS", b"CT") + EXPLICIT.element(0x00420011, "OB", bytes(70000))
     tail = EXPLICIT.element(0x00420012, "LO", b"pd")
     assert native(EXPLICIT, data + tail, wanted=frozenset({(0x00420012,)}), max_header_bytes=400) == (
-        [((0x00420012,), "LO", b"pd")],
+        {(0x00420012,): ("LO", b"pd")},
         [],
         False,
         False,
@@ -384,10 +384,10 @@ def test_paths_into_several_items_and_levels():
     data = EXPLICIT.sequence(REQUEST, *items)
     found = native(EXPLICIT, data, wanted=wanted)
     assert found == plain(EXPLICIT, data, wanted=wanted)
-    assert sorted(found[0]) == [
-        ((REQUEST, 0, 0x00081140), "SQ", b""),
-        ((REQUEST, 0, 0x00081140, 2, 0x00081155), "UI", b"2"),
-        ((REQUEST, 3, 0x00080050), "SH", b"A3"),
+    assert sorted(found[0].items()) == [
+        ((REQUEST, 0, 0x00081140), ("SQ", b"")),
+        ((REQUEST, 0, 0x00081140, 2, 0x00081155), ("UI", b"2")),
+        ((REQUEST, 3, 0x00080050), ("SH", b"A3")),
     ]
 
 

@@ -209,3 +209,112 @@ def test_both_readers_give_the_same_pieces(stream, cuts):
         assert [item for item in ours if item[0]] == [item for item in theirs if item[0]]
         assert [item[1].reason for item in ours if not item[0]] == [item[1].reason for item in theirs if not item[0]]
         assert native.mid_pdu == plain.mid_pdu
+
+
+# Data sets that are diverted ---------------------------------------------------------------------------------
+
+
+def diverted(pieces: list[bytes], context: int = 1) -> tuple[bytes, list[Any]]:
+    """What went the other way, and what was given beside it: the bytes of each run and whether it was the last."""
+    taken, found = bytearray(), []
+    reader = _fastpdu.PduReader(16384)
+    reader.divert(context, lambda fragment: taken.extend(fragment))
+    for piece in pieces:
+        reader.begin(memoryview(piece))
+        while (item := reader.next()) is not None:
+            if isinstance(item, _fastpdu.DataTaken):
+                assert item.fault is None
+                found.append((item.size, item.last))
+            else:
+                found.append(item)
+    return bytes(taken), found
+
+
+def test_a_data_set_goes_where_it_was_diverted_to_and_is_told_of_once():
+    stream = p_data(1, 0, b"first") + p_data(1, 2, b"last") + RELEASE_RQ
+    assert diverted([stream]) == (b"firstlast", [(9, True), (5, bytes(4))])
+
+
+def test_the_diversion_ends_with_the_data_set():
+    stream = p_data(1, 2, b"one") + p_data(1, 3, b"command") + p_data(1, 2, b"two")
+    taken, found = diverted([stream])
+    assert taken == b"one"
+    assert [item[0] for item in found] == [3, 4, 4]
+
+
+def test_fragments_of_another_context_or_of_a_command_are_given_as_ever():
+    stream = p_data(1, 0, b"data") + p_data(3, 0, b"x") + p_data(1, 1, b"y") + p_data(1, 2, b"more")
+    taken, found = diverted([stream])
+    assert taken == b"datamore"
+    assert [item[:3] for item in found] == [(4, False), (4, 3, 0), (4, 1, 1), (4, True)]
+
+
+def test_an_empty_last_fragment_ends_a_diverted_data_set():
+    assert diverted([p_data(1, 0, b"all"), p_data(1, 2, b"")]) == (b"all", [(3, False), (0, True)])
+
+
+def test_a_fault_of_who_takes_it_ends_the_diversion_and_is_told():
+    reader = _fastpdu.PduReader(16384)
+
+    def faulty(fragment: memoryview) -> None:
+        raise KeyError("a fault of ours")
+
+    reader.divert(1, faulty)
+    reader.begin(memoryview(p_data(1, 0, b"lost") + p_data(1, 2, b"rest")))
+    told, rest = reader.next(), reader.next()
+    assert (told.size, told.last, type(told.fault)) == (4, False, KeyError)
+    assert rest[:3] == (4, 1, 2)
+    assert reader.next() is None
+
+
+def test_bytes_whose_end_nobody_waited_for_are_dropped_in_step():
+    reader = _fastpdu.PduReader(16384)
+    reader.begin(memoryview(p_data(1, 3, b"a") + p_data(1, 3, b"b")[:8]))
+    assert reader.next()[0] == 4  # what comes behind it is not asked for
+    reader.begin(memoryview(p_data(1, 3, b"b")[8:] + RELEASE_RQ))
+    assert [reader.next()[0], reader.next()] == [4, (5, bytes(4))]
+
+
+@given(stream=pdu_streams(), cuts=st.lists(st.integers(0, 300), max_size=12))
+def test_diverted_bytes_are_those_that_would_have_been_given(stream, cuts):
+    """The rest is given in the same order, and a run is never told before what it follows."""
+    pieces = [piece for piece in cut(stream, cuts) if piece]
+    expected: list[Any] = []
+    done = False
+    plain = plain_pdu.PduReader(100, 60)
+    for piece in pieces:
+        for item in plain.feed(piece):
+            if not done and item[0] == 4 and item[1] == 1 and not item[2] & 1:
+                done = bool(item[5] and item[2] & 2)
+                expected.append((piece[item[3] : item[4]], done))
+            else:
+                expected.append(item if item[0] else (0, item[1].reason))
+    found: list[Any] = []
+    reader = _fastpdu.PduReader(100, 60)
+    fragments: list[bytes] = []
+    reader.divert(1, lambda fragment: fragments.append(bytes(fragment)))
+    for piece in pieces:
+        reader.begin(memoryview(piece))
+        while (item := reader.next()) is not None:
+            if isinstance(item, _fastpdu.DataTaken):
+                assert item.size == sum(map(len, fragments))
+                found.append((b"".join(fragments), item.last))
+                fragments.clear()
+            else:
+                found.append(item if item[0] else (0, item[1].reason))
+    assert not fragments
+    # Runs may be told in fewer parts than they came in.
+    assert joined(found) == joined(expected)
+
+
+def joined(items: list[Any]) -> list[Any]:
+    out: list[Any] = []
+    for item in items:
+        if isinstance(item[0], bytes):
+            if out and isinstance(out[-1][0], bytes) and not out[-1][1]:
+                out[-1] = (out[-1][0] + item[0], item[1])
+            elif item[0] or item[1]:
+                out.append(item)
+        else:
+            out.append(item)
+    return [item for item in out if item != (b"", False)]

@@ -62,7 +62,7 @@ def check(data: bytes) -> None:
     inspected(uid, stream, options[1], limits, expected)
     if isinstance(expected, int):
         return
-    asked(Attributes(walk.collected, little_endian=little))
+    asked(Attributes(walk.values, little_endian=little))
     if limits is LIMITS[0] and not walk.has_meta and bool(walker.explicit) == explicit:
         as_pydicom_reads(stream, explicit, little)
 
@@ -79,7 +79,7 @@ def judged(walk: Any, walker: Any) -> Any:
         walk()
     except DatasetError as error:
         return int(error.status)
-    return walker.collected, walker.unavailable, bool(walker.truncated), bool(walker.has_meta)
+    return walker.values, walker.unavailable, bool(walker.truncated), bool(walker.has_meta)
 
 
 def inspected(uid: str, stream: bytes, cut: int, limits: dict[str, int], expected: Any) -> None:
@@ -108,7 +108,7 @@ def inspected(uid: str, stream: bytes, cut: int, limits: dict[str, int], expecte
         if syntax == DEFLATED and len(stream) > limits["max_header_bytes"]:
             continue  # what is past the limit is not inflated
         assert not isinstance(expected, int)
-        assert attributes._values == {path: (vr, value) for path, vr, value in expected[0]}
+        assert attributes._values == expected[0]
         assert attributes.available is not expected[2]
 
 
@@ -137,6 +137,6 @@ def as_pydicom_reads(stream: bytes, explicit: bool, little: bool) -> None:
     walker = ElementWalker(explicit=explicit, little_endian=little, wanted=frozenset(theirs))
     walker.feed(stream)
     walker.finish()
-    values = {path: value for path, vr, value in walker.collected if vr != "SQ"}
-    sequences = {path for path, vr, _ in walker.collected if vr == "SQ"}
+    values = {path: value for path, (vr, value) in walker.values.items() if vr != "SQ"}
+    sequences = {path for path, (vr, _) in walker.values.items() if vr == "SQ"}
     assert values == {path: value for path, value in theirs.items() if path not in sequences}

@@ -30,7 +30,7 @@ def check(data: bytes) -> None:
     options, rest = split(data, 2)
     vr, little = chosen(VRS, options[0]), not options[1] & 1
     character_set, _, value = rest.partition(b"\n")
-    attributes = Attributes([(SPECIFIC_CHARACTER_SET, "CS", character_set), (TAG, vr, value)], little_endian=little)
+    attributes = Attributes({SPECIFIC_CHARACTER_SET: ("CS", character_set), TAG: (vr, value)}, little_endian=little)
     texts, numbers = attributes.texts(TAG), attributes.numbers(TAG)
     assert texts is not None and all(isinstance(text, str) for text in texts)
     assert numbers is not None and all(math.isfinite(number) for number in numbers)

@@ -39,7 +39,7 @@ def one_rule(match: str, rest: str = 'to = ["pacs"]') -> str:
 
 def data_set(*, available: bool = True, **values: Any) -> Attributes:
     """Attributes as a little endian data set would give them; a key is a keyword, or g0019_10AB for a private tag."""
-    collected = []
+    found = {}
     for key, value in values.items():
         path = subject_of(key if key[0] != "g" else key[1:].replace("_", ",")).path
         assert path is not None
@@ -50,8 +50,8 @@ def data_set(*, available: bool = True, **values: Any) -> Attributes:
             data = struct.pack("<d", value)
         else:
             data = value if isinstance(value, bytes) else value.encode("ascii")
-        collected.append((path, vr, data))
-    return Attributes(collected, available=available)
+        found[path] = (vr, data)
+    return Attributes(found, available=available)
 
 
 def facts(**values: Any) -> RuleFacts:

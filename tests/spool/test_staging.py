@@ -49,7 +49,7 @@ def test_a_kernel_that_writes_less_is_asked_again_from_a_block(tmp_path: Path, m
 def in_blocks(data: bytes) -> list[Buffer]:
     """As a reception gives it: on pages of memory."""
     gatherer = Gatherer()
-    gatherer.append(data)
+    gatherer.write(data)
     return gatherer.take()
 
 

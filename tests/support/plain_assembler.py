@@ -51,6 +51,11 @@ class MessageAssembler:
         """A message has begun and not ended."""
         return self._context_id is not None
 
+    def data_ended(self) -> None:
+        """The data set of the last command is in, by another way than ``feed``."""
+        self._context_id = None
+        self._data_expected = False
+
     def feed(self, fragment: DataFragment) -> CommandReceived | DataReceived | None:
         """The next fragment; gives what it completes.
 

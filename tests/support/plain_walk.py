@@ -69,7 +69,7 @@ class Walk:
     max_depth: int = 64
     max_elements: int = 200_000
     max_header_bytes: int = 8 << 20
-    collected: list[tuple[Path, str, bytes]] = field(default_factory=list)
+    values: dict[Path, tuple[str, bytes]] = field(default_factory=dict)
     unavailable: list[Path] = field(default_factory=list)
     truncated: bool = False
     has_meta: bool = False
@@ -206,13 +206,13 @@ class Walk:
             self.truncated = True
 
     def want(self, path: Path, vr: str, value: bytes) -> None:
-        seen = {entry[0] for entry in self.collected} | set(self.unavailable)
+        seen = self.values.keys() | set(self.unavailable)
         if path not in self.wanted or path in seen or self.truncated:
             return
         if len(value) > 65536:
             self.unavailable.append(path)
         else:
-            self.collected.append((path, vr, value))
+            self.values[path] = (vr, value)
 
 
 def letters(vr: str) -> bool:

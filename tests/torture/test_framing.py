@@ -125,7 +125,7 @@ class Kind:
             walk.walk(data)
         except DatasetError:
             return False
-        values = {path: value.rstrip(b"\0 ") for path, _, value in walk.collected}
+        values = {path: value.rstrip(b"\0 ") for path, (_, value) in walk.values.items()}
         return values == {(0x00080016,): CT.encode(), (0x00080018,): UID.encode()}
 
 
