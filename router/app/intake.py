@@ -22,7 +22,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from router.app.held import facts_of
+from router.app.decisions import Decisions
 from router.app.ids import IdSource
 from router.app.known import KnownInstances
 from router.app.reception import Entry, StoreReception
@@ -35,6 +35,8 @@ from router.model import Decision, Delivery, InstanceInfo, Limits, Location, Log
 from router.ports import Log
 from router.routing import RuleSet
 from router.spool import Spool
+
+NOWHERE: frozenset[str] = frozenset()
 
 
 class _Group:
@@ -101,6 +103,7 @@ class StoreIntake:
         self.budget = budget if budget is not None else Budget(limits.window_memory)
         self.in_memory = 0
         """Bytes received and not yet given to the lanes, all receptions together."""
+        self._decisions = Decisions()
         self._resting: set[Callable[[], None]] = set()
         self._begun = 0
 
@@ -149,13 +152,14 @@ class StoreIntake:
     # Deciding ----------------------------------------------------------------------------------------------
 
     def decide(self, rules: RuleSet, info: InstanceInfo, attributes: Attributes) -> Decision:
-        return rules.decide(attributes, facts_of(info, info.received))
+        return self._decisions.of(rules, info, attributes)
 
     def reserve(self, decision: Decision) -> frozenset[str]:
         """The destinations whose lane takes this object straight into its window."""
         if decision.verdict is not Verdict.ROUTE:
-            return frozenset()
-        return frozenset(name for name in decision.destinations if self.lanes[name].reserve())
+            return NOWHERE
+        lanes = self.lanes
+        return frozenset([name for name in decision.destinations if lanes[name].reserve()])
 
     # Durable, then recorded -----------------------------------------------------------------------------------
 
@@ -163,10 +167,13 @@ class StoreIntake:
         """The spool: these records are durable."""
         if self.known is not None:
             # Here, where the ledger is told in the same turn: what is known is in the ledger or on its way to it.
+            known = self.known.add
             for entry in entries:
-                entry.new = self.known.add(entry.info.sop_instance)
-        sure = [entry for entry in entries if self._is_sure(entry)]
-        unsure = [entry for entry in entries if not self._is_sure(entry)] if len(sure) < len(entries) else []
+                entry.new = known(entry.info.sop_instance)
+        sure: list[Any] = []
+        unsure: list[Any] = []
+        for entry in entries:
+            (sure if self._is_sure(entry) else unsure).append(entry)
         if sure:
             self._stored(sure)
             for entry in sure:

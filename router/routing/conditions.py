@@ -57,6 +57,8 @@ class Condition:
     bounds: tuple[float, float] | None = None
     """The range that is asked for, if nothing else is."""
     groups: tuple[tuple[Condition, ...], ...] = ()
+    timed: bool = False
+    """It asks for the time too."""
 
 
 @dataclass(slots=True)
@@ -348,7 +350,7 @@ def _operator_condition(
             now = view.facts.now
             return any(values.is_recent(value, now, days) and one(value) for value in view.texts[path])
 
-        return Condition(text, recent, subject=subject)
+        return Condition(text, recent, subject=subject, timed=True)
     if not as_numbers:
         # A number that a regular expression is asked of is text here, so nothing is concluded from its values.
         return Condition(text, _text_test(subject, each), subject=subject, one=None if subject.numeric else each)

@@ -77,6 +77,12 @@ class RuleSet:
             path[0] < PIXEL_DATA for path in self.wanted
         )
 
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether objects with the same attributes from the same sender have the same decision: no rule names the size
+        or the time."""
+        return not any(_names_size(rule.conditions) or _is_timed(rule.conditions) for rule in self.rules)
+
     def decide(self, attributes: AttributeView, facts: RuleFacts) -> Decision:
         """What happens to one instance. Never raises: an object that the rules fail on is held for a person."""
         try:
@@ -145,6 +151,10 @@ def _names_size(conditions: tuple[Condition, ...]) -> bool:
         or any(_names_size(group) for group in condition.groups)
         for condition in conditions
     )
+
+
+def _is_timed(conditions: tuple[Condition, ...]) -> bool:
+    return any(condition.timed or any(map(_is_timed, condition.groups)) for condition in conditions)
 
 
 def _explain(rule: Rule, view: View) -> tuple[bool | None, str]:
