@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from router.delivery.classify import judge_error
 from router.delivery.early import COMPLETED, GIVEN_UP, EarlyTransfer
-from router.delivery.sender import Sender
+from router.delivery.sender import Sender, StoreAnswer
 from router.errors import AssociationAborted
 from router.model import Delivery, InstanceInfo
-from router.services.storage_scu import StoreResponse
 
 if TYPE_CHECKING:
     from router.delivery.lane import Lane
@@ -102,7 +101,7 @@ class LaneAssociation:
         """What is sent early is a delivery from now on."""
         self._in_flight[delivery.id] = delivery
 
-    def _early_over(self, early: EarlyTransfer, future: asyncio.Future[StoreResponse]) -> None:
+    def _early_over(self, early: EarlyTransfer, future: StoreAnswer) -> None:
         self._early = None
         delivery, whole = early.delivery, early.source.ended
         error = None if future.cancelled() else future.exception()
@@ -181,7 +180,7 @@ class LaneAssociation:
             self._pumping = False
         self._release_if_idle()
 
-    def _answered(self, delivery: Delivery, future: asyncio.Future[StoreResponse]) -> None:
+    def _answered(self, delivery: Delivery, future: StoreAnswer) -> None:
         if self._head is None:
             self._head = next(iter(self._in_flight), None)
         first = self._head == delivery.id

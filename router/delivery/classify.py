@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from router.dimse.statuses import StatusClass, classify
 from router.errors import (
@@ -58,6 +59,7 @@ class Judgement:
 _OBJECT_REFUSED = frozenset((0x0117, 0x0122))
 
 
+@lru_cache(maxsize=256)
 def judge_status(status: int, *, duplicate_is_done: bool = True) -> Judgement:
     """What a C-STORE-RSP's status means."""
     kind = classify(status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from router.delivery.sender import Pair
@@ -10,7 +9,7 @@ from router.model import Destination, InstanceInfo
 from router.net.dialer import associate
 from router.net.tls import Credentials
 from router.ports import DataSource, Log
-from router.services.storage_scu import StorageScu, StoreResponse, propose
+from router.services.storage_scu import Reply, StorageScu, propose
 from router.ul.association import AssociationSettings
 
 
@@ -20,6 +19,7 @@ class DicomSender:
     def __init__(self, scu: StorageScu, pairs: Sequence[Pair]) -> None:
         self._scu = scu
         self._proposed = frozenset(pairs)
+        self._loop = scu.connection.loop
         self.closed = scu.closed
 
     @classmethod
@@ -68,8 +68,10 @@ class DicomSender:
     def accepts_pair(self, pair: Pair) -> bool:
         return pair in self._scu.accepted
 
-    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
-        return self._scu.store(info, source)
+    def store(self, info: InstanceInfo, source: DataSource) -> Reply:
+        reply = Reply(self._loop)
+        self._scu.begin(info, source, reply)
+        return reply
 
     async def release(self) -> None:
         await self._scu.release()

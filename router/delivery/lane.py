@@ -121,9 +121,12 @@ class Lane:
         self._reserved = 0
         self._in_flight = 0
         self._loading: set[int] = set()
+        self._unread = False
+        """Something that waits may not be in memory."""
         self._associations: dict[LaneAssociation, None] = {}
         """In the order in which they were opened."""
         self._pairs: dict[Pair, None] = {}
+        self._last_pair: Pair | None = None
         self._no_context: dict[Pair, tuple[int, float]] = {}
         self._backlog = True
         self._leasing = False
@@ -141,7 +144,7 @@ class Lane:
 
     def reserve(self) -> bool:
         """Whether a just received object may be born leased and come here after its commit. Counts a place if so."""
-        if self._closing or self._backlog or self.state == "paused" or self.window >= self._limits.window:
+        if self._backlog or self._closing or self.state == "paused" or self.window >= self._limits.window:
             return False
         self._reserved += 1
         return True
@@ -283,7 +286,8 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._waiting)) + len(self._suspects)
+        stat, normal, low = self._waiting
+        return len(stat) + len(normal) + len(low) + len(self._suspects)
 
     # Work ------------------------------------------------------------------------------------------------------
 
@@ -334,7 +338,7 @@ class Lane:
 
     def take(self, *, alone: bool) -> Delivery | None:
         """The next object to send, or None. ``alone``: the association has nothing else in flight."""
-        if not self.may_send or (self.state == "probing" and self._in_flight):
+        if self._closing or (self.state != "up" and (self.state != "probing" or self._in_flight)):
             return None
         if self._suspects and alone:
             since, delivery = self._suspects[0]
@@ -353,6 +357,8 @@ class Lane:
     def put_back(self, delivery: Delivery) -> None:
         """Not sent, through no fault of its own: it is the next again."""
         self._in_flight -= 1
+        if delivery.chunks is None:
+            self._unread = True
         self._waiting[delivery.priority].appendleft(delivery)
 
     def pairs(self) -> list[Pair]:
@@ -379,9 +385,14 @@ class Lane:
             self._give_up(delivery, Judgement(Meaning.NO_CONTEXT, "the destination does not take this transfer syntax"))
             return
         self._remember((info.sop_class, info.transfer_syntax))
+        if delivery.chunks is None:
+            self._unread = True
         self._waiting[delivery.priority].append(delivery)
 
     def _remember(self, pair: Pair) -> None:
+        if pair == self._last_pair:
+            return
+        self._last_pair = pair
         self._pairs.pop(pair, None)
         self._pairs[pair] = None
         if len(self._pairs) > PAIRS_REMEMBERED:
@@ -390,9 +401,9 @@ class Lane:
     # The backlog -------------------------------------------------------------------------------------------
 
     def _lease_more(self) -> None:
-        room = self._limits.window - self.window
         if not self._backlog or self._leasing or (self.state != "up" and self.state != "probing"):
             return
+        room = self._limits.window - self.window
         if room <= 0 or self.waiting > LEASE_BATCH // 2:
             return
         self._leasing = True
@@ -437,10 +448,16 @@ class Lane:
 
     def _prefetch(self) -> None:
         """Read small objects ahead, in order, so that associations find them in memory."""
+        if not self._unread:
+            return
+        self._unread = False  # unless one is met that must wait
         budget = PREFETCH - len(self._loading)
         for queue in self._waiting:
             for delivery in queue:
+                if delivery.chunks is None:
+                    self._unread = True
                 if budget <= 0:
+                    self._unread = True
                     return
                 budget -= 1
                 if (

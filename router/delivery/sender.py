@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from router.model import InstanceInfo
 from router.ports import DataSource
@@ -12,6 +12,19 @@ from router.services.storage_scu import StoreResponse
 
 Pair = tuple[str, str]
 """(SOP class UID, transfer syntax UID)"""
+
+
+class StoreAnswer(Protocol):
+    """A future, or what is as good as one."""
+
+    def add_done_callback(self, callback: Callable[[Any], None], /) -> object:
+        """Called once, on the loop, never from within."""
+
+    def cancelled(self) -> bool: ...
+
+    def exception(self) -> BaseException | None: ...
+
+    def result(self) -> StoreResponse: ...
 
 
 class Sender(Protocol):
@@ -34,8 +47,8 @@ class Sender(Protocol):
 
     def accepts_pair(self, pair: Pair) -> bool: ...
 
-    def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
-        """Send it; the future gives the answer, or raises what ``classify.judge_error`` knows."""
+    def store(self, info: InstanceInfo, source: DataSource) -> StoreAnswer:
+        """Send it; what it gives has the answer once there is one, or raises what ``classify.judge_error`` knows."""
 
     async def release(self) -> None:
         """End politely, in bounded time."""

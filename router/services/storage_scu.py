@@ -10,8 +10,9 @@ Statuses are handed on as numbers; what they mean for a delivery is not known he
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from router._fastpdu import DataFragment, MessageFramer, frame_message
@@ -67,12 +68,72 @@ class StoreResponse:
     """Free text of the peer, at most 64 characters: may name a patient, so it is not for logs."""
 
 
+class Reply:
+    """What will be answered to one message: a future whose callback comes at once, not in another turn of the loop."""
+
+    __slots__ = ("_callback", "_error", "_loop", "_response")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._response: StoreResponse | None = None
+        self._error: Exception | None = None
+        self._callback: Callable[[Reply], None] | None = None
+
+    def add_done_callback(self, callback: Callable[[Reply], None]) -> None:
+        """There is one. A fault of it is the loop's to tell, as with any callback."""
+        self._callback = callback
+        if self.done():
+            self._loop.call_soon(self._tell)
+
+    def done(self) -> bool:
+        return self._response is not None or self._error is not None
+
+    def cancelled(self) -> bool:
+        return False
+
+    def exception(self) -> Exception | None:
+        return self._error
+
+    def result(self) -> StoreResponse:
+        if self._response is None:
+            raise self._error or LocalProtocolError("not answered yet")
+        return self._response
+
+    def set_result(self, response: StoreResponse) -> None:
+        self._response = response
+        self._tell()
+
+    def set_exception(self, error: Exception) -> None:
+        self._error = error
+        self._tell()
+
+    def _tell(self) -> None:
+        callback = self._callback
+        if callback is None:
+            return
+        self._callback = None
+        try:
+            callback(self)
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "fault after an answer", "exception": error})
+
+
+class Awaited(Protocol):
+    """A ``Reply`` or a future."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, response: StoreResponse, /) -> None: ...
+
+    def set_exception(self, error: Exception, /) -> None: ...
+
+
 class _Sent:
     """One message that awaits its response."""
 
     __slots__ = ("response", "sop_instance")
 
-    def __init__(self, response: asyncio.Future[StoreResponse], sop_instance: str) -> None:
+    def __init__(self, response: Awaited, sop_instance: str) -> None:
         self.response = response
         self.sop_instance = sop_instance
 
@@ -103,7 +164,7 @@ class StorageScu:
         self._outstanding: Outstanding[_Sent] = Outstanding(self.window)
         self._assembler = MessageAssembler(frozenset(usable))
         self._streaming: asyncio.Task[None] | None = None
-        self._unsent: asyncio.Future[StoreResponse] | None = None
+        self._unsent: Awaited | None = None
         """The response to what is being streamed and has not left to its last fragment."""
         self._awaits_data = False
         """What is being sent still arrives, and we wait for its sender: no fault of this peer."""
@@ -118,7 +179,7 @@ class StorageScu:
     @property
     def alive(self) -> bool:
         """New messages can be sent."""
-        return self.connection.alive and not self.closed.done()
+        return not self.closed.done() and self.connection.alive
 
     @property
     def idle(self) -> bool:
@@ -128,9 +189,9 @@ class StorageScu:
     @property
     def room(self) -> int:
         """How many ``store`` calls are possible right now; 0 while a large instance is being sent."""
-        if self._streaming is not None or not self.alive:
-            return 0
-        return self._outstanding.room
+        outstanding = self._outstanding
+        free = outstanding.window - len(outstanding)
+        return free if free and self._streaming is None and self.alive else 0
 
     def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
         """Send one instance; the future gives the peer's answer.
@@ -149,19 +210,24 @@ class StorageScu:
             LocalProtocolError: There is no ``room``.
         """
         response: asyncio.Future[StoreResponse] = self._loop.create_future()
+        self.begin(info, source, response)
+        return response
+
+    def begin(self, info: InstanceInfo, source: DataSource, response: Awaited) -> None:
+        """As ``store``; ``response`` gets the answer."""
         context_id = self.accepted.get((info.sop_class, info.transfer_syntax))
         if not self.alive:
             response.set_exception(self.connection.error or AssociationAborted("the association is over"))
-            return response
+            return
         if context_id is None:
             response.set_exception(DeliveryError("no presentation context accepted for this instance", temporary=False))
-            return response
+            return
         if self._streaming is not None:
             raise LocalProtocolError("a message is still being sent")
         if 0 < self._max_length < 8:
             response.set_exception(DeliveryError("the peer's maximum length leaves no room for data"))
             self.connection.abort()
-            return response
+            return
         if not len(self._outstanding):
             self._progressed()
         message_id = self._outstanding.begin(context_id, CommandField.C_STORE_RQ, _Sent(response, info.sop_instance))
@@ -175,7 +241,6 @@ class StorageScu:
             self._streaming = self._loop.create_task(self._stream(context_id, command, source, response))
         if self._timer is None:
             self._arm()
-        return response
 
     async def echo(self) -> int:
         """C-ECHO; gives its status. Needs ``VERIFICATION_CONTEXT`` among the accepted pairs.
@@ -262,9 +327,7 @@ class StorageScu:
         if not sent.response.done():
             sent.response.set_result(StoreResponse(command.status or 0, command.error_comment))
 
-    async def _stream(
-        self, context_id: int, command: bytes, source: DataSource, response: asyncio.Future[StoreResponse]
-    ) -> None:
+    async def _stream(self, context_id: int, command: bytes, source: DataSource, response: Awaited) -> None:
         connection = self.connection
         try:
             framer = MessageFramer(context_id, source.size, self._max_length)

@@ -13,7 +13,7 @@ import pytest
 from router.errors import AssociationAborted, DeliveryError, LocalProtocolError, SpoolCorrupt
 from router.model import InstanceInfo, Origin
 from router.net.dialer import associate
-from router.services.storage_scu import StorageScu, StoreResponse, propose
+from router.services.storage_scu import Reply, StorageScu, StoreResponse, propose
 from router.services.verification import VERIFICATION_CONTEXT
 from router.ul.association import AssociationSettings
 from router.ul.pdus import ContextResult
@@ -640,3 +640,39 @@ async def test_an_association_that_ended_before_it_was_used() -> None:
         assert isinstance(await scu.closed, AssociationAborted)
         with pytest.raises(AssociationAborted):
             await scu.store(instance(), Memory(b"12"))
+
+
+# Replies -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_reply_calls_back_at_once() -> None:
+    reply, heard = Reply(asyncio.get_running_loop()), []
+    reply.add_done_callback(lambda answered: heard.append(answered.result().status))
+    assert not reply.done()
+    reply.set_result(StoreResponse(0xB000))
+    assert heard == [0xB000]
+    assert (reply.done(), reply.cancelled(), reply.exception()) == (True, False, None)
+
+
+async def test_a_reply_that_is_there_already_calls_back_in_the_next_turn() -> None:
+    reply, heard = Reply(asyncio.get_running_loop()), []
+    reply.set_exception(DeliveryError("no way"))
+    reply.add_done_callback(lambda answered: heard.append(answered.exception()))
+    assert heard == []
+    await asyncio.sleep(0)
+    assert [type(error) for error in heard] == [DeliveryError]
+    with pytest.raises(DeliveryError):
+        reply.result()
+
+
+async def test_a_fault_of_a_callback_is_the_loops_to_tell() -> None:
+    loop, told = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: told.append(type(context["exception"])))
+    reply = Reply(loop)
+
+    def faulty(answered: Reply) -> None:
+        raise KeyError("a fault of ours")
+
+    reply.add_done_callback(faulty)
+    reply.set_result(StoreResponse(0))
+    assert told == [KeyError]
