@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import xxhash
 
@@ -33,6 +32,7 @@ from router.ports import Buffer
 _HEADER = struct.Struct("<8sIIQQQQQ16s")
 _CHECK = struct.Struct("<Q")
 _FOOTER = struct.Struct("<8sQQ16s")
+T = TypeVar("T")
 MAGIC = b"DRrecord"
 END_MAGIC = b"DRendrec"
 HEADER_SIZE = _HEADER.size + _CHECK.size
@@ -44,6 +44,7 @@ ALIGNMENT = 4096
 """Records begin on blocks: each is written past the page cache, whoever its neighbours are."""
 ALIGNED_SIZE = 64 << 10
 """Bytes from which on the data begins on a block too, so that it is written from where it was received."""
+TEXTS_KEPT = 256
 _FREE_TEXTS = ("study", "series", "patient_id", "accession", "modality")
 _FREE_TEXT_LIMIT = 64
 """Characters; what the standard allows for LO and UI (PS3.5 §6.2)."""
@@ -86,7 +87,26 @@ def _meta(info: InstanceInfo, decision: Decision) -> bytes:
     ).encode("ascii")
 
 
-@lru_cache(maxsize=256)
+class _Texts(Generic[T]):
+    """What is written of values that come again and again as the same objects: found without a look at what they
+    hold."""
+
+    def __init__(self, write: Callable[[T], str]) -> None:
+        self._write = write
+        self._known: dict[int, tuple[T, str]] = {}
+
+    def __call__(self, value: T) -> str:
+        entry = self._known.get(id(value))
+        if entry is not None:  # it holds the value, so nobody else has its id
+            return entry[1]
+        if len(self._known) >= TEXTS_KEPT:
+            self._known.clear()
+        text = self._write(value)
+        self._known[id(value)] = (value, text)
+        return text
+
+
+@_Texts
 def _origin(origin: Origin) -> str:
     """The same for all objects of an association."""
     return (
@@ -95,7 +115,7 @@ def _origin(origin: Origin) -> str:
     )
 
 
-@lru_cache(maxsize=256)
+@_Texts
 def _decision(decision: Decision) -> str:
     """The same for most objects of a modality."""
     return json.dumps(
