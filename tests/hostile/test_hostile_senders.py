@@ -175,6 +175,32 @@ def test_un_of_undefined_length_nests_no_deeper(victim: Victim) -> None:
         assert attacker.store(uid, data) == Status.NESTED_TOO_DEEP
 
 
+# Elements ---------------------------------------------------------------------------------------------------
+
+ELEMENTS = 200_000
+"""``limits.elements``."""
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["at the root", "in one item"])
+def test_200000_elements_before_the_pixels_are_taken_and_one_more_is_not(victim: Victim, inside: bool) -> None:
+    before = resident(victim.pid)
+    forget_peak(victim.pid)
+    size = 0
+    with victim.attack() as attacker:
+        for over, status in ((0, 0), (1, Status.TOO_MANY_ELEMENTS), (800_000, Status.TOO_MANY_ELEMENTS), (0, 0)):
+            uid = fresh_uid()
+            more = ELEMENTS - 2 + over
+            if inside:  # the sequence is an element, its item is none
+                content = WRITE_EXPLICIT.element(0x00191010, "LO", b"") * (more - 1)
+                data = WRITE_EXPLICIT.sequence(0x00400275, WRITE_EXPLICIT.item(content))
+            else:
+                data = WRITE_EXPLICIT.element(0x00191010, "LO", b"") * more
+            data = named(WRITE_EXPLICIT, uid) + data
+            size += len(data)
+            assert attacker.store(uid, data) == status, over
+    assert resident(victim.pid, "VmHWM") - before <= 2 * size
+
+
 # Bombs ------------------------------------------------------------------------------------------------------
 
 
