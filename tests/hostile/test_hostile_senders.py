@@ -131,6 +131,12 @@ def nested(
     if undefined and depth > 1000:  # as long as the whole, but not quadratic to write
         opening = encoding.header(tag, "SQ", UNDEFINED) + encoding.bare(0xFFFEE000, UNDEFINED)
         return named(encoding, uid) + opening * depth
+    if depth > 1000:  # from the outside in: each length is what is left
+        size = len(encoding.header(tag, "SQ", 0)) + 8
+        return named(encoding, uid) + b"".join(
+            encoding.header(tag, "SQ", left + 8) + encoding.bare(0xFFFEE000, left)
+            for left in range((depth - 1) * size, -1, -size)
+        )
     for _ in range(depth):
         data = encoding.sequence(tag, encoding.item(data, undefined=undefined), undefined=undefined)
     return named(encoding, uid) + data
@@ -139,6 +145,7 @@ def nested(
 WAYS = {
     "undefined lengths": (WRITE_EXPLICIT, EXPLICIT, {"undefined": True}),
     "defined lengths": (WRITE_EXPLICIT, EXPLICIT, {"undefined": False}),
+    "defined lengths in implicit VR": (WRITE_IMPLICIT, IMPLICIT, {"undefined": False}),
     "implicit VR": (WRITE_IMPLICIT, IMPLICIT, {"undefined": True}),
     "private": (WRITE_EXPLICIT, EXPLICIT, {"undefined": True, "tag": 0x00191001}),
     "private in implicit VR": (WRITE_IMPLICIT, IMPLICIT, {"undefined": True, "tag": 0x00191001}),
@@ -155,7 +162,7 @@ def test_64_sequences_in_one_another_are_taken_and_65_are_not(victim: Victim, wa
 
 
 @pytest.mark.parametrize("depth", [20_000, 1_000_000])
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "defined lengths"])
+@pytest.mark.parametrize("way", WAYS)
 def test_any_depth_costs_no_memory_and_no_process(victim: Victim, way: str, depth: int) -> None:
     encoding, syntax, options = WAYS[way]
     before = resident(victim.pid)
@@ -199,6 +206,15 @@ def test_200000_elements_before_the_pixels_are_taken_and_one_more_is_not(victim:
             size += len(data)
             assert attacker.store(uid, data) == status, over
     assert resident(victim.pid, "VmHWM") - before <= 2 * size
+
+
+def test_the_ways_of_nesting_are_whole_data_sets() -> None:
+    """What is deep is refused for its depth and nothing else: both ways to write it give the same bytes."""
+    for encoding in (WRITE_EXPLICIT, WRITE_IMPLICIT):
+        deep, content = nested(encoding, "2.25.1", 1001, undefined=False), b""
+        for _ in range(1001):
+            content = encoding.sequence(0x00081140, encoding.item(content))
+        assert deep == named(encoding, "2.25.1") + content
 
 
 # Bombs ------------------------------------------------------------------------------------------------------
