@@ -20,6 +20,8 @@ from tests.support.plain_dataset import IMPLICIT as WRITE_IMPLICIT
 from tests.support.plain_dataset import UNDEFINED, Encoding
 from tests.support.plain_pdu import p_data
 from tests.support.script import CT, EXPLICIT, IMPLICIT, request, store
+from tests.support.seen import Seen
+from tests.torture.figures import Figure, report
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 MIB = 1 << 20
@@ -161,7 +163,11 @@ def test_64_sequences_in_one_another_are_taken_and_65_are_not(victim: Victim, wa
             assert attacker.store(uid, nested(encoding, uid, depth, **options)) == status, depth
 
 
-@pytest.mark.parametrize("depth", [20_000, 1_000_000])
+DEPTHS = (20_000, 1_000_000)
+NESTED, BOMBS = Seen(), Seen()
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("way", WAYS)
 def test_any_depth_costs_no_memory_and_no_process(victim: Victim, way: str, depth: int) -> None:
     encoding, syntax, options = WAYS[way]
@@ -170,6 +176,7 @@ def test_any_depth_costs_no_memory_and_no_process(victim: Victim, way: str, dept
     with victim.attack(associate=((CT, syntax),)) as attacker:
         assert attacker.store(uid, nested(encoding, uid, depth, **options)) == Status.NESTED_TOO_DEEP
     assert resident(victim.pid) - before <= 2 * MIB
+    NESTED.add(f"{way} {depth}")
 
 
 def test_un_of_undefined_length_nests_no_deeper(victim: Victim) -> None:
@@ -246,6 +253,7 @@ def test_a_deflate_bomb_is_carried_and_not_inflated(victim: Victim, run: int, le
         assert attacker.store(uid, data) == 0
     wait_for(lambda: victim.arrived(uid) == [sha256(data)], 30, "delivery of the deflated object")
     assert resident(victim.pid, "VmHWM") - before <= 8 * MIB + 4 * len(data)
+    BOMBS.add(f"{run}")
 
 
 def test_a_bomb_before_the_pixels_is_not_inflated_either(victim: Victim) -> None:
@@ -262,6 +270,21 @@ def test_a_bomb_before_the_pixels_is_not_inflated_either(victim: Victim) -> None
     with victim.attack(associate=((CT, DEFLATED),)) as attacker:
         assert attacker.store(uid, data) == 0
     assert resident(victim.pid, "VmHWM") - before <= 8 * MIB + 4 * len(data)
+    BOMBS.add("before the pixels")
+
+
+def test_bombs_have_their_figure(campaign: bool) -> None:
+    report(
+        Figure(
+            test="T24",
+            promise="deflated data sets of 48 to 64 MiB, 50:1 and over 900:1, in the pixels and before them",
+            goal="carried as they are; memory ≤ 8 MiB and 4 × what was sent more",
+            found="all carried within that",
+            n=BOMBS.all_of({"100", "0", "before the pixels"}),
+            command="make torture (tests/hostile/test_hostile_senders.py)",
+        ),
+        keep=campaign,
+    )
 
 
 # Lies about the object --------------------------------------------------------------------------------------

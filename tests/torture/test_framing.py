@@ -286,8 +286,8 @@ def test_malformed_data_sets_leave_nothing(
             promise="malformed data sets of five classes of transfer syntaxes: memory, descriptors and files",
             goal="each refused; memory does not grow with their number; no descriptor and no segment left",
             found=", ".join(f"{count:,} answered {status}" for status, count in sorted(statuses.items()))
-            + f"; {grown / objects:.1f} bytes of memory per object ({grown / 1024:,.0f} KiB in all) in the second half; "
-            f"descriptors {files[0]} and {files[-1]}, segments {left[0]} and {left[-1]}",
+            + f"; {grown / objects:.1f} bytes of memory per object ({grown / 1024:,.0f} KiB in all) in the second "
+            f"half; descriptors {files[0]} and {files[-1]}, segments {left[0]} and {left[-1]}",
             n=sent,
             command=f"make torture (tests/torture/test_framing.py, --amount malformed_data_sets={number})",
         ),
