@@ -136,8 +136,8 @@ SYNCS = {"fsync", "fdatasync", "sync", "syncfs", "F_FULLFSYNC", "O_SYNC", "O_DSY
 
 
 def test_few_modules_ask_the_system_to_sync() -> None:
-    """And each says what a failure means. The spool's other modules and the commands go by ``durable``; the native commit
-    thread has a call of its own, and the ledger's are SQLite's."""
+    """And each says what a failure means. The spool's other modules and the commands go by ``durable``; the native
+    commit thread has a call of its own, and the ledger's are SQLite's."""
     found = {
         str(path.relative_to(ROOT))
         for path in MODULES
