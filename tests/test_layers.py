@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +105,52 @@ def test_nothing_decodes_pixels_or_runs_other_programs() -> None:
     """Codecs and shells are where others were broken into."""
     modules = {module for path in MODULES for _, module in imports(path)}
     assert not [module for module in modules if module.startswith(CODECS_AND_SHELLS)]
+
+
+STARTS = re.compile(
+    r"create_subprocess_\w+|system|popen|posix_spawnp?|spawn[lv]p?e?|exec[lv]p?e?|fork|forkpty|eval|exec"
+)
+
+
+def test_only_the_parent_starts_programs_and_only_its_workers() -> None:
+    found = {
+        f"{path.relative_to(ROOT)} {name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and STARTS.fullmatch(name := getattr(node.func, "attr", getattr(node.func, "id", "")))
+    }
+    assert found == {"app/workers/parent.py create_subprocess_exec"}
+    modules = {str(path.relative_to(ROOT)) for path in MODULES for _, module in imports(path) if module == "pickle"}
+    assert modules == {"app/workers/errand.py"}, "a pipe from the parent, and nothing that came from outside"
+
+
+MAY_SYNC = {
+    "spool/durable.py": "everything of the spool: after a failed sync nothing is acknowledged",
+    "folders.py": "names of folders",
+    "delivery/folder_sender.py": "files of a folder destination: a failed sync is a failed delivery",
+    "audit/sinks.py": "the audit file: a failed sync leaves the messages in the ledger",
+    "app/cli/doctor.py": "measures how long one takes",
+}
+SYNCS = {"fsync", "fdatasync", "sync", "syncfs", "F_FULLFSYNC", "O_SYNC", "O_DSYNC"}
+
+
+def test_few_modules_ask_the_system_to_sync() -> None:
+    """And each says what a failure means. The spool's other modules and the commands go by ``durable``; the native
+    commit thread has a call of its own, and the ledger's are SQLite's."""
+    found = {
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr in SYNCS
+            and isinstance(node.value, ast.Name)
+            and node.value.id in ("os", "fcntl")
+        )
+        or (isinstance(node, ast.ImportFrom) and node.module == "os" and SYNCS & {name.name for name in node.names})
+    }
+    assert "spool/durable.py" in found, "nothing was looked for"
+    assert found <= MAY_SYNC.keys()
+    native = {path.name: path.read_text("utf-8").count("fdatasync(") for path in ROOT.glob("*.pyx")}
+    assert {name for name, count in native.items() if count} == {"_disk.pyx"}

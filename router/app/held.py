@@ -91,7 +91,8 @@ class HeldInstances:
         self, rules: RuleSet, info: InstanceInfo, location: Location, destinations: Sequence[str] | None
     ) -> Decision | None:
         if destinations is not None:
-            return Decision(verdict=Verdict.ROUTE, destinations=tuple(destinations), version=rules.version)
+            once = tuple(dict.fromkeys(destinations))  # as rules name each once, whatever somebody repeats
+            return Decision(verdict=Verdict.ROUTE, destinations=once, version=rules.version)
         try:
             explanation = await self.explain(rules, info, location)
         except RouterError as error:

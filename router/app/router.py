@@ -101,7 +101,6 @@ class Router:
         self.trail: Trail | None = None
         self.alerts: Alerts | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._telling: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @classmethod
@@ -154,7 +153,12 @@ class Router:
         self.certificates = CertificatesInForce(config, expires=self.metrics.certificate_expires, log=log)
         self._open_storage()
         self.rules = RulesInForce(
-            rules, load=load, log=log, reloaded=self.metrics.reloaded, changed=self._rules_changed
+            rules,
+            load=load,
+            log=log,
+            reloaded=self.metrics.reloaded,
+            announce=lambda fresh: self.ledger.rules_in_force(fresh.version),
+            changed=self._rules_changed,
         )
         budget = Budget(config.limits.window_memory)
         for destination in config.destinations:
@@ -198,6 +202,7 @@ class Router:
             broken=self._spool_broken,
         )
         await self._begin_audit()
+        await self.ledger.rules_in_force(rules.version)
         self.held = HeldInstances(self)
         for name, reason in self.ledger.paused().items():
             if name in self.lanes:
@@ -393,11 +398,6 @@ class Router:
 
     def _rules_changed(self, rules: RuleSet) -> None:
         self.metrics.set_rules([rule.name for rule in rules.rules])
-        if self.share.worker == 0:
-            telling = self.loop.create_task(self.ledger.audit("operator", {"action": "rules changed"}), name="audit")
-            telling.add_done_callback(self._task_ended)
-            telling.add_done_callback(self._telling.discard)
-            self._telling.add(telling)
         self.held.decide_again("rules changed")
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:

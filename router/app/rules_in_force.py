@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import watchfiles
 
-from router.errors import ConfigError
+from router.errors import ConfigError, LedgerError
 from router.ports import Log
 from router.routing import RuleSet
 
@@ -25,6 +25,7 @@ class RulesInForce:
     Args:
         load: Reads the rule folder; raises ConfigError with every problem. Runs in a thread.
         reloaded: Told of every attempt: whether it succeeded.
+        announce: Makes it durable that these rules come into force, before they do. May raise LedgerError: they do not.
         changed: Called on the loop after other rules have come into force.
     """
 
@@ -35,6 +36,7 @@ class RulesInForce:
         load: Callable[[], RuleSet],
         log: Log,
         reloaded: Callable[[bool], None],
+        announce: Callable[[RuleSet], Awaitable[None]],
         changed: Callable[[RuleSet], None],
     ) -> None:
         self.current = current
@@ -45,6 +47,7 @@ class RulesInForce:
         self._load = load
         self._log = log
         self._reloaded = reloaded
+        self._announce = announce
         self._changed = changed
         self._lock = asyncio.Lock()
 
@@ -59,12 +62,12 @@ class RulesInForce:
         async with self._lock:
             try:
                 fresh = await asyncio.to_thread(self._load)
+                if fresh.version != self.current.version:
+                    await self._announce(fresh)
             except ConfigError as error:
-                self.problems = error.problems
-                self._reloaded(False)
-                for problem in error.problems:
-                    self._log.error("rules refused, the old ones stay in force", problem=problem)
-                return self.problems
+                return self._refused(error.problems)
+            except LedgerError as error:
+                return self._refused([f"the change cannot be recorded: {error}"])
             self.problems = []
             self.loaded = time.time()
             before, self.current = self.current, fresh
@@ -75,6 +78,13 @@ class RulesInForce:
                 self._log.info("rules reloaded", version=fresh.version, before=before.version)
                 self._changed(fresh)
             return []
+
+    def _refused(self, problems: list[str]) -> list[str]:
+        self.problems = problems
+        self._reloaded(False)
+        for problem in problems:
+            self._log.error("rules refused, the old ones stay in force", problem=problem)
+        return problems
 
     async def watch(self, folder: Path) -> None:
         """Reload whenever a file of the folder changes; runs until cancelled."""

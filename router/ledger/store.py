@@ -900,6 +900,14 @@ class Store:
             self.audit.operator(now, "release held instances", count=released)
         return woken
 
+    def rules_in_force(self, version: str, now: float) -> None:
+        before = self.connection.execute("select value from setting where name='rules'").fetchone()
+        if before is not None and before[0] == version:
+            return
+        self.set_setting("rules", version)
+        if before is not None:
+            self.audit.operator(now, "rules changed")
+
     def set_setting(self, name: str, value: str | None) -> None:
         if value is None:
             self.connection.execute("delete from setting where name=?", (name,))

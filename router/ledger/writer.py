@@ -353,6 +353,11 @@ class SqliteLedger:
 
         await self._call(work)
 
+    async def rules_in_force(self, version: str) -> None:
+        """Remember the version, and for the audit trail that it is another one than before; durable when this returns.
+        Every worker says so, and the first is heard."""
+        await self._call(lambda store, now: store.rules_in_force(version, now))
+
     # The audit trail ---------------------------------------------------------------------------------------
 
     async def audit(self, what: str, facts: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from router.net.tls_transport import HANDSHAKE_RECORD, TlsTransport
 from router.ports import ListenerMetrics, Log
 from router.ul.association import Association, AssociationSettings, Role
 from router.ul.pdus import AssociateAccept, AssociateRequest
+from router.ul.state import State
 
 BACKLOG = 1024
 ANSWERS_HIGH = 64 << 10
@@ -47,7 +48,7 @@ class AcceptedConnection(Connection):
     """A connection that a listener accepted. Takes a handshake's place first, then an association's; gives back each
     once."""
 
-    __slots__ = ("_buffered", "_heard", "_peer", "_place", "_stuck", "server")
+    __slots__ = ("_buffered", "_heard", "_peer", "_place", "_refused", "_stuck", "server")
 
     def __init__(self, server: ListeningServer) -> None:
         super().__init__(Association(Role.ACCEPTOR, server.settings, server.loop.time()), server.log, server.loop)
@@ -56,6 +57,7 @@ class AcceptedConnection(Connection):
         self._peer: Peer | None = None
         self._buffered = 0
         self._heard = False
+        self._refused = False
         self._stuck: asyncio.TimerHandle | None = None
 
     # Transport ---------------------------------------------------------------------------------------------
@@ -82,6 +84,8 @@ class AcceptedConnection(Connection):
                 self._heard = True
                 if not 1 <= self._view[0] <= 7:
                     self._not_dicom()
+            if not self._refused and self.core.state is State.STA13 and self.core.request is None:
+                self._malformed()
             gate = self.server.gate
             before, self._buffered = self._buffered, self.core.buffered
             gate.handshake_memory += self._buffered - before
@@ -158,6 +162,13 @@ class AcceptedConnection(Connection):
         self.core.accept(accept, now)
         self.log.info("association accepted", peer=judged.name, address=self.address, calling_ae=request.calling_ae)
 
+    def _on_timer(self) -> None:
+        awaited = self.core.state is State.STA2
+        super()._on_timer()
+        if awaited and self.core.state is not State.STA2 and not self._refused:
+            self._refused = True
+            self.server.refused("handshake_timeout", self.address)
+
     def _end(self, error: Exception | None) -> None:
         if self.ended:
             return
@@ -178,6 +189,7 @@ class AcceptedConnection(Connection):
 
     def _not_dicom(self) -> None:
         """The first byte that came begins no PDU (it is still in the buffer)."""
+        self._refused = True
         server = self.server
         is_tls = server.credentials is None and self._view[0] == HANDSHAKE_RECORD
         server.refused("tls_on_plain_port" if is_tls else "not_dicom", self.address)
@@ -186,6 +198,13 @@ class AcceptedConnection(Connection):
             listener=server.listener.name,
             address=self.address,
         )
+
+    def _malformed(self) -> None:
+        """What came in place of an A-ASSOCIATE-RQ is none; it has been answered A-ABORT."""
+        self._refused = True
+        server = self.server
+        server.refused("malformed", self.address)
+        self.log.warning("no A-ASSOCIATE-RQ, or a malformed one", listener=server.listener.name, address=self.address)
 
     def _handshake_over(self) -> None:
         place, self._place = self._place, None

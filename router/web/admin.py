@@ -28,6 +28,8 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 10_000
 MAX_SELECTOR = 128
 """Characters; the longest selector, a UID, has 64."""
+MAX_REASON = 200
+"""Characters of a reason that an operator gives."""
 MAX_DELIVERIES = 10_000
 
 
@@ -136,13 +138,14 @@ class _Api:
 
     # Acting ----------------------------------------------------------------------------------------------------
 
-    async def reload(self, _request: Request) -> Response:
+    async def reload(self, request: Request) -> Response:
+        await _body(request)
         problems = list(await self._control.reload())
         return JSONResponse({"reloaded": not problems, "problems": problems}, status_code=422 if problems else 200)
 
     async def pause(self, request: Request) -> Response:
         body = await _body(request, reason=str)
-        await self._control.pause(request.path_params["name"], body.get("reason", ""))
+        await self._control.pause(request.path_params["name"], _reason(body.get("reason", "")))
         return JSONResponse({"paused": request.path_params["name"]})
 
     async def resume(self, request: Request) -> Response:
@@ -182,6 +185,13 @@ def _limit(request: Request) -> int:
 def _selector(text: str | None) -> str:
     if not text or len(text) > MAX_SELECTOR or not text.isprintable():
         raise InvalidRequest(f"name an object by its id, UID or accession number, up to {MAX_SELECTOR} characters")
+    return text
+
+
+def _reason(text: str) -> str:
+    """What can be shown as it is, and written to the ledger: no half of a surrogate pair, which JSON can name."""
+    if len(text) > MAX_REASON or not text.isprintable():
+        raise InvalidRequest(f"reason: up to {MAX_REASON} printable characters")
     return text
 
 

@@ -34,7 +34,8 @@ SECURITY_HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: refuses what is said above with 400, 403 or 413, adds the security headers to every answer."""
+    """ASGI middleware: refuses what is said above with 400, 403, 413 or 415, adds the security headers to every
+    answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -62,6 +63,8 @@ def _refusal(method: str, headers: Headers) -> JSONResponse | None:
     length = headers.get("content-length", "0")
     if not length.isascii() or not length.isdigit() or int(length[:12]) > MAX_BODY:
         return _error(413, f"a request body has at most {MAX_BODY} bytes")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+        return _error(415, "send the body as it is: nothing is unpacked here")
     if method in SAFE_METHODS:
         return None
     origin = headers.get("origin")

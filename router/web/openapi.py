@@ -46,6 +46,7 @@ _DELIVERIES: Schema = {
     "items": {"type": "integer", "minimum": 1},
     "description": "The `delivery` numbers that `dead-letters` lists.",
 }
+_REASON: Schema = {"type": "string", "maxLength": 200, "description": "Printable."}
 _OBJECT: Schema = {"type": "object"}
 _ERROR: Schema = {"type": "object", "required": ["error"], "properties": {"error": _TEXT}}
 
@@ -71,7 +72,7 @@ _FAILURES: Schema = {
     "403": _json("A page of another site asked.", _ERROR),
     "404": _json("No such destination or object.", _ERROR),
     "413": _json("The body is over 1 MiB.", _ERROR),
-    "415": _json("The body is not `application/json`.", _ERROR),
+    "415": _json("The body is not `application/json`, or is compressed.", _ERROR),
     "503": _json("The ledger or the spool cannot answer.", _ERROR),
 }
 
@@ -152,7 +153,7 @@ def document() -> Schema:
         "/api/v1/dead-letters/discard": _act(
             "Give dead letters up for good", _counts("discarded"), {"deliveries": _DELIVERIES}
         ),
-        "/api/v1/destinations/{name}/pause": _act("Send nothing there", _OBJECT, {"reason": _TEXT}, _NAME),
+        "/api/v1/destinations/{name}/pause": _act("Send nothing there", _OBJECT, {"reason": _REASON}, _NAME),
         "/api/v1/destinations/{name}/resume": _act("Send again, now", _OBJECT, {}, _NAME),
         "/api/v1/resend": _act(
             "Owe objects again, to one destination or to all that had them",

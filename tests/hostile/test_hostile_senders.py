@@ -20,6 +20,8 @@ from tests.support.plain_dataset import IMPLICIT as WRITE_IMPLICIT
 from tests.support.plain_dataset import UNDEFINED, Encoding
 from tests.support.plain_pdu import p_data
 from tests.support.script import CT, EXPLICIT, IMPLICIT, request, store
+from tests.support.seen import Seen
+from tests.torture.figures import Figure, report
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 MIB = 1 << 20
@@ -131,6 +133,12 @@ def nested(
     if undefined and depth > 1000:  # as long as the whole, but not quadratic to write
         opening = encoding.header(tag, "SQ", UNDEFINED) + encoding.bare(0xFFFEE000, UNDEFINED)
         return named(encoding, uid) + opening * depth
+    if depth > 1000:  # from the outside in: each length is what is left
+        size = len(encoding.header(tag, "SQ", 0)) + 8
+        return named(encoding, uid) + b"".join(
+            encoding.header(tag, "SQ", left + 8) + encoding.bare(0xFFFEE000, left)
+            for left in range((depth - 1) * size, -1, -size)
+        )
     for _ in range(depth):
         data = encoding.sequence(tag, encoding.item(data, undefined=undefined), undefined=undefined)
     return named(encoding, uid) + data
@@ -139,6 +147,7 @@ def nested(
 WAYS = {
     "undefined lengths": (WRITE_EXPLICIT, EXPLICIT, {"undefined": True}),
     "defined lengths": (WRITE_EXPLICIT, EXPLICIT, {"undefined": False}),
+    "defined lengths in implicit VR": (WRITE_IMPLICIT, IMPLICIT, {"undefined": False}),
     "implicit VR": (WRITE_IMPLICIT, IMPLICIT, {"undefined": True}),
     "private": (WRITE_EXPLICIT, EXPLICIT, {"undefined": True, "tag": 0x00191001}),
     "private in implicit VR": (WRITE_IMPLICIT, IMPLICIT, {"undefined": True, "tag": 0x00191001}),
@@ -154,8 +163,12 @@ def test_64_sequences_in_one_another_are_taken_and_65_are_not(victim: Victim, wa
             assert attacker.store(uid, nested(encoding, uid, depth, **options)) == status, depth
 
 
-@pytest.mark.parametrize("depth", [20_000, 1_000_000])
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "defined lengths"])
+DEPTHS = (20_000, 1_000_000)
+NESTED, BOMBS = Seen(), Seen()
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("way", WAYS)
 def test_any_depth_costs_no_memory_and_no_process(victim: Victim, way: str, depth: int) -> None:
     encoding, syntax, options = WAYS[way]
     before = resident(victim.pid)
@@ -163,6 +176,7 @@ def test_any_depth_costs_no_memory_and_no_process(victim: Victim, way: str, dept
     with victim.attack(associate=((CT, syntax),)) as attacker:
         assert attacker.store(uid, nested(encoding, uid, depth, **options)) == Status.NESTED_TOO_DEEP
     assert resident(victim.pid) - before <= 2 * MIB
+    NESTED.add(f"{way} {depth}")
 
 
 def test_un_of_undefined_length_nests_no_deeper(victim: Victim) -> None:
@@ -173,6 +187,41 @@ def test_un_of_undefined_length_nests_no_deeper(victim: Victim) -> None:
     with victim.attack() as attacker:
         data = named(WRITE_EXPLICIT, uid) + opening + inside * 20_000
         assert attacker.store(uid, data) == Status.NESTED_TOO_DEEP
+
+
+# Elements ---------------------------------------------------------------------------------------------------
+
+ELEMENTS = 200_000
+"""``limits.elements``."""
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["at the root", "in one item"])
+def test_200000_elements_before_the_pixels_are_taken_and_one_more_is_not(victim: Victim, inside: bool) -> None:
+    before = resident(victim.pid)
+    forget_peak(victim.pid)
+    size = 0
+    with victim.attack() as attacker:
+        for over, status in ((0, 0), (1, Status.TOO_MANY_ELEMENTS), (800_000, Status.TOO_MANY_ELEMENTS), (0, 0)):
+            uid = fresh_uid()
+            more = ELEMENTS - 2 + over
+            if inside:  # the sequence is an element, its item is none
+                content = WRITE_EXPLICIT.element(0x00191010, "LO", b"") * (more - 1)
+                data = WRITE_EXPLICIT.sequence(0x00400275, WRITE_EXPLICIT.item(content))
+            else:
+                data = WRITE_EXPLICIT.element(0x00191010, "LO", b"") * more
+            data = named(WRITE_EXPLICIT, uid) + data
+            size += len(data)
+            assert attacker.store(uid, data) == status, over
+    assert resident(victim.pid, "VmHWM") - before <= 2 * size
+
+
+def test_the_ways_of_nesting_are_whole_data_sets() -> None:
+    """What is deep is refused for its depth and nothing else: both ways to write it give the same bytes."""
+    for encoding in (WRITE_EXPLICIT, WRITE_IMPLICIT):
+        deep, content = nested(encoding, "2.25.1", 1001, undefined=False), b""
+        for _ in range(1001):
+            content = encoding.sequence(0x00081140, encoding.item(content))
+        assert deep == named(encoding, "2.25.1") + content
 
 
 # Bombs ------------------------------------------------------------------------------------------------------
@@ -204,6 +253,7 @@ def test_a_deflate_bomb_is_carried_and_not_inflated(victim: Victim, run: int, le
         assert attacker.store(uid, data) == 0
     wait_for(lambda: victim.arrived(uid) == [sha256(data)], 30, "delivery of the deflated object")
     assert resident(victim.pid, "VmHWM") - before <= 8 * MIB + 4 * len(data)
+    BOMBS.add(f"{run}")
 
 
 def test_a_bomb_before_the_pixels_is_not_inflated_either(victim: Victim) -> None:
@@ -220,6 +270,21 @@ def test_a_bomb_before_the_pixels_is_not_inflated_either(victim: Victim) -> None
     with victim.attack(associate=((CT, DEFLATED),)) as attacker:
         assert attacker.store(uid, data) == 0
     assert resident(victim.pid, "VmHWM") - before <= 8 * MIB + 4 * len(data)
+    BOMBS.add("before the pixels")
+
+
+def test_bombs_have_their_figure(campaign: bool) -> None:
+    report(
+        Figure(
+            test="T24",
+            promise="deflated data sets of 48 to 64 MiB, 50:1 and over 900:1, in the pixels and before them",
+            goal="carried as they are; memory ≤ 8 MiB and 4 × what was sent more",
+            found="all carried within that",
+            n=BOMBS.all_of({"100", "0", "before the pixels"}),
+            command="make torture (tests/hostile/test_hostile_senders.py)",
+        ),
+        keep=campaign,
+    )
 
 
 # Lies about the object --------------------------------------------------------------------------------------

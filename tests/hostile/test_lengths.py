@@ -11,6 +11,8 @@ from tests.hostile.support import Victim, forget_peak, fresh_uid, resident
 from tests.support.objects import encode, synthetic
 from tests.support.plain_pdu import p_data
 from tests.support.script import CT, EXPLICIT, store
+from tests.support.seen import Seen
+from tests.torture.figures import Figure, report
 
 MIB = 1 << 20
 NAMES = {1: "A-ASSOCIATE-RQ", 2: "A-ASSOCIATE-AC", 3: "A-ASSOCIATE-RJ", 4: "P-DATA-TF", 5: "A-RELEASE-RQ",
@@ -27,6 +29,7 @@ def lengths(kind: int) -> list[int]:
     return sorted({0, 3, 4, limit, limit + 1, 1 << 31, (1 << 32) - 1})
 
 
+SEEN = Seen()
 CASES = [(kind, length) for kind in NAMES for length in lengths(kind)]
 
 
@@ -48,6 +51,23 @@ def test_a_pdu_of_any_length_ends_in_an_answer_or_an_end(victim: Victim, kind: i
             attacker.reset()
     assert victim.arrived(uid) == []
     assert resident(victim.pid, "VmHWM") - before <= 4 * MIB
+    SEEN.add(f"{NAMES[kind]} of {length}")
+
+
+def test_lengths_have_their_figure(campaign: bool) -> None:
+    SEEN.all_of({f"{NAMES[kind]} of {length}" for kind, length in CASES})
+    report(
+        Figure(
+            test="T23",
+            promise="every PDU type with lengths 0, 3, 4, its limit, one more, 2^31 and 2^32 - 1: before an "
+            "association, within one, within an object",
+            goal="an answer or an end; memory ≤ 4 MiB more; nothing of it delivered",
+            found="all of them so",
+            n=3 * len(CASES),
+            command="make torture (tests/hostile/test_lengths.py)",
+        ),
+        keep=campaign,
+    )
 
 
 ABORTED = (7, bytes((0, 0, 2, 6)))

@@ -1,4 +1,5 @@
-"""Whatever peers call themselves and their objects, the router opens only files whose names are its own.
+"""Whatever peers call themselves and their objects, and whatever destinations answer, the router opens only files whose
+names are its own.
 
 Every string that a peer controls (AE titles, UIDs of command and data set, the transfer syntax, identifying attributes,
 user information) is a path, a device, a format or a shell's command in turn. All file system calls of the router and of
@@ -8,21 +9,22 @@ renamed or removed lies in the folders of the configuration, under names of the 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-
-import pytest
 
 from router.dimse.command import encode_c_store_rq
 from tests.hostile.support import Attacker, Victim
-from tests.support.peers import require
+from tests.support.peers import require, wait_for
 from tests.support.plain_dataset import EXPLICIT as EXPLICIT_VR
 from tests.support.plain_pdu import p_data
 from tests.support.router_process import RouterProcess
 from tests.support.script import CT, request, store
 from tests.support.wire import read_pdu
+from tests.torture.figures import Figure, report
+from tests.torture.gossip import Destination
 
 CANARY = "zq7canary"
 STRINGS = (
@@ -78,42 +80,108 @@ def attack(port: int, text: str) -> None:
         assert attacker.answer() is not None
 
 
-@pytest.fixture
-def traced(tmp_path: Path) -> Iterator[tuple[RouterProcess, Path]]:
-    log = tmp_path / "calls"
+def traced(folder: Path, destinations: dict[str, str], **more: str) -> tuple[RouterProcess, Path]:
+    """A router whose calls with names the kernel writes down."""
+    log = folder / "calls"
     program = [require("strace"), "-D", "-f", "-qq", "-s", "4096", "-e", "trace=%file", "-o", str(log), sys.executable]
-    router = RouterProcess(
-        tmp_path / "router",
-        {"archive": f"file://{tmp_path / 'archive'}"},
-        program=[*program, "-m", "router.app.cli"],
-    )
-    router.start(90)
-    try:
-        yield router, log
-    finally:
-        router.stop(60)
+    router = RouterProcess(folder / "router", destinations, program=[*program, "-m", "router.app.cli"], **more)
+    return router, log
 
 
-def test_no_string_of_a_peer_becomes_part_of_a_path(traced: tuple[RouterProcess, Path], tmp_path: Path) -> None:
-    router, log = traced
-    beginning = log.stat().st_size
-    for text in STRINGS:
-        attack(router.port, text)
-    Victim(router, tmp_path / "archive").still_serves()
-    router.stop(60)
-    calls = [found for line in log.read_bytes()[beginning:].decode().splitlines() if (found := CALL.match(line))]
+def only_own_names(calls: str, folder: Path) -> int:
+    """What was opened, made, renamed or removed is the router's own; gives how many calls were looked at."""
+    found = [call for line in calls.splitlines() if (call := CALL.match(line))]
     changed: list[str] = []
-    for call in calls:
+    for call in found:
         name, arguments = call.groups()
-        assert CANARY not in arguments, f"{name}({arguments}"
+        assert CANARY[:3] not in arguments, f"{name}({arguments}"
         assert "/dev/stdin" not in arguments
         assert not name.startswith("exec"), arguments
         if CHANGES.search(f"{name}({arguments}") or CHANGES.search(arguments):
             changed += QUOTED.findall(arguments)
-    ours = [path for path in changed if path.startswith(str(tmp_path))]
-    assert ours, "nothing of the router's was seen"
+    assert any(path.startswith(str(folder)) for path in changed), "nothing of the router's was seen"
     for path in changed:
-        assert path.startswith((str(tmp_path), "/dev/null", "/dev/shm/")), path
-        parts = Path(path).relative_to(tmp_path).parts if path.startswith(str(tmp_path)) else ()
+        assert path.startswith((str(folder), "/dev/null", "/dev/shm/")), path
+        parts = Path(path).relative_to(folder).parts if path.startswith(str(folder)) else ()
         assert all(OWN.fullmatch(part) and part != ".." for part in parts), path
         assert "2.25.51" not in path, "a UID is part of a path"
+    return len(found)
+
+
+def test_no_string_of_a_peer_becomes_part_of_a_path(tmp_path: Path, campaign: bool) -> None:
+    router, log = traced(tmp_path, {"archive": f"file://{tmp_path / 'archive'}"})
+    router.start(90)
+    try:
+        beginning = log.stat().st_size
+        for text in STRINGS:
+            attack(router.port, text)
+        Victim(router, tmp_path / "archive").still_serves()
+    finally:
+        router.stop(60)
+    calls = only_own_names(log.read_bytes()[beginning:].decode(), tmp_path)
+    report(
+        Figure(
+            test="T20",
+            promise="names of a sender that are paths, devices, formats or commands, in AE titles, UIDs and attributes",
+            goal="0 in a path; 0 programs started; every name that is opened our own",
+            found=f"0 and 0 of {calls:,} system calls with names",
+            n=len(STRINGS) * (3 + len(ELEMENTS)),
+            command="make torture (tests/hostile/test_names.py)",
+        ),
+        keep=campaign,
+    )
+
+
+MANNERS: tuple[int | str, ...] = (
+    *(0x0000, 0xB000, 0xC123, 0xA700),
+    *("no context", "another syntax", "another context", "aborts", "babbles"),
+)
+
+
+def test_no_string_of_a_destination_becomes_part_of_a_path(tmp_path: Path, campaign: bool) -> None:
+    """A malicious server: everything that an A-ASSOCIATE-AC and a response can say, in every manner of answering."""
+    with ExitStack() as stack:
+        peers = {
+            f"d{number}": stack.enter_context(Destination(manner, text))
+            for number, (text, manner) in enumerate((text, manner) for text in STRINGS for manner in MANNERS)
+        }
+        names = json.dumps([*peers, "archive"])
+        router, log = traced(
+            tmp_path,
+            {name: f"dicom://PEER@127.0.0.1:{peer.port}" for name, peer in peers.items()}
+            | {"archive": f"file://{tmp_path / 'archive'}"},
+            rules=f'[[rule]]\nname = "everything"\nto = {names}\n',
+        )
+        stack.callback(router.stop, 60)
+        router.start(90)
+        beginning = log.stat().st_size
+        Victim(router, tmp_path / "archive").still_serves()
+        wait_for(lambda: all(peer.served for peer in peers.values()), 90, "an answer of every destination")
+        good = [name for name, peer in peers.items() if peer.manner in (0x0000, 0xB000)]
+        wait_for(lambda: all(delivered(router, name) for name in good), 60, "deliveries to those that take it")
+        router.get("/api/v1/status")
+        router.get("/api/v1/queue")
+        router.stop(60)
+        calls = only_own_names(log.read_bytes()[beginning:].decode(), tmp_path)
+    report(
+        Figure(
+            test="T20",
+            promise="answers of a malicious destination that are paths, devices, formats or commands, in every item of "
+            "A-ASSOCIATE-AC, in UIDs and comments of responses",
+            goal="0 in a path; 0 programs started; every name that is opened our own",
+            found=f"0 and 0 of {calls:,} system calls with names, in {len(MANNERS)} manners of answering",
+            n=len(peers),
+            command="make torture (tests/hostile/test_names.py)",
+        ),
+        keep=campaign,
+    )
+
+
+def delivered(router: RouterProcess, name: str) -> bool:
+    return (
+        sum(
+            router.metric("dicom_router_deliveries_total", destination=name, outcome=outcome)
+            for outcome in ("delivered", "warning")
+        )
+        >= 1
+    )

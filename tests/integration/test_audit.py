@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import xml.etree.ElementTree as ET
@@ -79,6 +80,34 @@ def test_everything_that_matters_stands_in_the_file(tmp_path: Path, workers: int
     assert refused[0] == "refused: calling_ae"
     assert len(refused) <= 2 * workers, "a caller that knocks often is told of in sum"
     assert "pause" in alerts
+
+
+def changes(router: RouterProcess) -> int:
+    outcomes = [one.findtext("EventIdentification/EventOutcomeDescription") for one in trail_of(router)]
+    return outcomes.count("rules changed")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_other_rules_are_told_of_once_also_over_a_kill_and_when_they_changed_meanwhile(
+    tmp_path: Path, workers: int
+) -> None:
+    router = RouterProcess(tmp_path / "router", {"archive": f"file://{tmp_path / 'archive'}"}, workers=workers)
+    rules = (router.folder / "rules" / "10-test.toml").read_text()
+    with router:
+        pass
+    assert changes(router) == 0, "the first rules are no others"
+    with router:
+        router.write_rules(rules + "# other\n")
+        router.post("/-/reload")
+        before = json.loads(router.get("/api/v1/rules"))["version"]
+        router.write_rules(rules + "# and other again\n")
+        router.post("/-/reload")
+        assert json.loads(router.get("/api/v1/rules"))["version"] != before
+        router.kill()  # they are in force: it is written
+    router.write_rules(rules + "# while it was down\n")
+    with router:
+        pass
+    assert changes(router) == 3
 
 
 def test_a_folder_that_cannot_be_written_delays_the_trail_and_nothing_else(tmp_path: Path) -> None:

@@ -204,6 +204,27 @@ async def test_case_8_a_claim_of_4_gigabytes_is_refused_before_its_body() -> Non
         assert await peer.ended()
 
 
+@pytest.mark.parametrize(
+    ("sent", "label"),
+    [
+        (b"\1\0\xff\xff\xff\xff", "malformed"),
+        (p_data(1, 3, echo_rq()), "malformed"),
+        (RELEASE_RQ, "malformed"),
+        (b"GET / HTTP/1.1\r\n\r\n", "not_dicom"),
+        (b"", "handshake_timeout"),
+        (b"\1\0\0\0\1\0", "handshake_timeout"),
+    ],
+)
+async def test_a_handshake_that_is_none_is_counted_once_with_its_reason(sent: bytes, label: str) -> None:
+    async with Node(artim_timeout=0.1, handshake_timeout=0.5) as node:
+        async with node.peer(associated=False) as peer:
+            peer.send(sent)
+            while await peer.pdu():
+                pass
+        await node.settled()
+        assert node.metrics.refused == {label: 1}
+
+
 async def test_case_1_a_second_request_aborts() -> None:
     async with Node(artim_timeout=0.1) as node, node.peer() as peer:
         peer.send(associate_rq())

@@ -27,6 +27,8 @@ from router.ul.association import AssociationSettings
 from tests.net.doubles import CT, EXPLICIT, IMPLICIT, LISTENER, VERIFICATION, Node, RawPeer, RecordingLog, associate_rq
 from tests.support.authority import DAY, Authority, Identity
 from tests.support.peers import require
+from tests.support.seen import Seen
+from tests.torture.figures import Figure, report
 
 SETTINGS = AssociationSettings(acse_timeout=5, release_timeout=5, artim_timeout=5, idle_timeout=None)
 PAIRS = [(CT, EXPLICIT), (VERIFICATION, IMPLICIT)]
@@ -279,6 +281,7 @@ async def test_what_is_written_before_a_close_arrives_and_is_not_encrypted_befor
         assert reader.data == data
 
 
+SEEN = Seen()
 BAD_CLIENTS: dict[str, Callable[[Authority, Authority], tuple[Identity | None, str]]] = {
     "expired": lambda own, _: (own.issue("expired", begins=-2 * DAY, ends=-DAY), "expired"),
     "not yet valid": lambda own, _: (own.issue("early", begins=DAY), "not yet valid"),
@@ -308,6 +311,7 @@ async def test_a_client_without_a_good_certificate_is_refused(
         assert listening.metrics.refused.total() == 1
         assert why in reasons(listening)[0]
         assert not listening.intake.begun
+    SEEN.add(f"client {case}")
 
 
 async def test_a_certificate_that_is_not_on_the_revocation_list_gets_in(
@@ -357,6 +361,24 @@ async def test_a_destination_without_a_good_certificate_gets_nothing(
             await dial(listening.port, settings(client, authority, crl=str(authority.revoke())))
         await listening.settled()
         assert listening.metrics.opened == 0
+    SEEN.add(f"server {case}")
+
+
+def test_certificates_have_their_figure(campaign: bool) -> None:
+    expected = {f"client {case}" for case in BAD_CLIENTS} | {f"server {case}" for case in BAD_SERVERS}
+    report(
+        Figure(
+            test="T28",
+            promise="certificates that are expired, not yet valid, of a foreign CA, self-signed, revoked, for another "
+            "host, or missing: of peers that call us, and of destinations",
+            goal="0 associations",
+            found=f"0; {len(BAD_CLIENTS)} kinds of clients and {len(BAD_SERVERS)} of servers, each refused for its "
+            "reason, on both event loops",
+            n=SEEN.all_of(expected),
+            command="make torture (tests/net/test_tls.py)",
+        ),
+        keep=campaign,
+    )
 
 
 async def test_a_peer_that_drops_the_connection_behind_the_handshake_may_refuse_our_certificate(

@@ -23,8 +23,16 @@ NO_FLOORS = {"DICOM_ROUTER__SPOOL__RESERVE_ASSOCIATIONS": "0B", "DICOM_ROUTER__S
 """For the environment: a router that takes objects to the last byte of its disk."""
 
 
+ROOMY = "handshakes_per_address = 256\nassociations_per_peer = 200\n"
+"""Limits beyond the product's 8 and 20: all peers of a test have one address."""
+
+
 class RouterProcess:
-    """Configuration in ``folder``, started and stopped at will; ports stay the same over restarts."""
+    """Configuration in ``folder``, started and stopped at will; ports stay the same over restarts.
+
+    Args:
+        defaults: No limits but those of the product and of ``limits``.
+    """
 
     def __init__(
         self,
@@ -37,6 +45,7 @@ class RouterProcess:
         node: str = "",
         on_no_match: str = "hold",
         workers: int = 1,
+        defaults: bool = False,
         program: Sequence[str] = (sys.executable, "-m", "router.app.cli"),
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -58,7 +67,7 @@ class RouterProcess:
             f'[rules]\npath = "{folder / "rules"}"\non_no_match = "{on_no_match}"',
             f'[admin]\nbind = "127.0.0.1:{self.admin}"',
             '[log]\nformat = "json"',
-            f"[limits]\nhandshakes_per_address = 256\nassociations_per_peer = 200\n{limits}",
+            f"[limits]\n{'' if defaults else ROOMY}{limits}",
         ]
         lines += [f'[destinations.{name}]\nurl = "{url}"' for name, url in destinations.items()]
         if "reserve_" not in extra:  # a disk that others have filled is no matter of most tests

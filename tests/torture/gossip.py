@@ -1,4 +1,5 @@
-"""Peers that put marks into everything they may say: destinations by their answers, senders by their requests.
+"""Peers that put marks, or another text, into everything they may say: destinations by their answers, senders by their
+requests.
 
 Plain sockets, so that what a peer's library would not send is sent, and everything that the router says is heard.
 """
@@ -46,13 +47,19 @@ class Destination:
 
     * a status, 0x0000 to 0xFFFF: answers every object with it, a comment, and elements that nobody asked for
     * ``"no context"``: accepts associations and nothing in them
+    * ``"another syntax"``: accepts with its text for a transfer syntax
+    * ``"another context"``: accepts with its text for an application context
     * ``"rejects"``: A-ASSOCIATE-RJ, permanent
     * ``"aborts"``: takes an object, answers with half a PDU of text, and aborts
     * ``"babbles"``: answers the first PDU with something that is no DICOM
+
+    Args:
+        text: What it says wherever it can say something; None: marks.
     """
 
-    def __init__(self, manner: int | str) -> None:
+    def __init__(self, manner: int | str, text: str | None = None) -> None:
         self.manner = manner
+        self._text = text
         self.served = 0
         """Objects, or associations where there are none."""
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -72,6 +79,9 @@ class Destination:
         for thread in self._threads:
             thread.join(10)
 
+    def _say(self, what: str = "..") -> str:
+        return mark(0, what) if self._text is None else self._text
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
@@ -88,7 +98,7 @@ class Destination:
                 return
             if self.manner == "babbles":
                 self.served += 1
-                connection.sendall(f"HTTP/1.1 400 {mark(0, 'HT')}\r\n\r\n{mark(0)}".encode())
+                connection.sendall(f"HTTP/1.1 400 {self._say('HT')}\r\n\r\n{self._say()}".encode())
             elif self.manner == "rejects":
                 self.served += 1
                 connection.sendall(bytes([3, 0, 0, 0, 0, 4, 0, 1, 1, 7]))
@@ -99,17 +109,21 @@ class Destination:
     def _answer(self, body: bytes) -> AssociateAccept:
         request = decode_request(body)
         refused = self.manner == "no context"
-        self.served += refused
-        return AssociateAccept(
-            contexts=tuple(ContextResult(item.id, 3 * refused, item.transfer_syntaxes[0]) for item in request.contexts),
+        self.served += refused or self.manner in ("another syntax", "another context")
+        syntax = self._say("TS") if self.manner == "another syntax" else None
+        answer = AssociateAccept(
+            contexts=tuple(
+                ContextResult(item.id, 3 * refused, syntax or item.transfer_syntaxes[0]) for item in request.contexts
+            ),
             user=UserInformation(
                 max_length=MAX,
-                implementation_class_uid="2.25.7713946205",
-                implementation_version=mark(0, "IV"),
-                extended=((CT, mark(0, "EX").encode()),),
+                implementation_class_uid="2.25.7713946205" if self._text is None else self._text,
+                implementation_version=self._say("IV"),
+                extended=((CT, self._say("EX").encode()),),
             ),
-            raw_header=(mark(0, "CA") + mark(0, "CD")).encode().ljust(64, b"\0"),
+            raw_header=(self._say("CA")[:16].ljust(16) + self._say("CD")[:16].ljust(16)).encode().ljust(64, b"\0"),
         )
+        return replace(answer, application_context=self._say("AC")) if self.manner == "another context" else answer
 
     def _objects(self, connection: socket.socket) -> None:
         command = b""
@@ -126,7 +140,7 @@ class Destination:
             elif control & 2:
                 self.served += 1
                 if not isinstance(self.manner, int):
-                    connection.sendall(p_data(context, 3, mark(0).encode()) + ABORT)
+                    connection.sendall(p_data(context, 3, self._say().encode()) + ABORT)
                     return
                 connection.sendall(p_data(context, 3, self._response(command, self.manner)))
 
@@ -134,17 +148,17 @@ class Destination:
         request = parse_command(command)
         return command_set(
             {
-                0x0002: CT.encode() + b"\0",
-                0x0010: mark(0, "RE").encode(),
+                0x0002: CT.encode() + b"\0" if self._text is None else self._text.encode(),
+                0x0010: self._say("RE").encode(),
                 0x0100: 0x8001,
                 0x0120: request.message_id or 0,
                 0x0800: NO_DATA_SET,
                 0x0900: status,
                 0x0901: b"\x10\x00\x10\x00",
-                0x0902: f"bad PatientName {mark(0, 'CO')}\r\n\x1b[31m{mark(0, 'CO')}".encode().ljust(64),
+                0x0902: f"bad PatientName {self._say('CO')}\r\n\x1b[31m{self._say('CO')}".encode().ljust(64),
                 0x0903: 4711,
-                0x1000: f"2.25.7713946205{status}".encode(),
-                0x1030: mark(0, "MO").encode(),
+                0x1000: (f"2.25.7713946205{status}" if self._text is None else self._text).encode(),
+                0x1030: self._say("MO").encode(),
             }
         )
 

@@ -35,7 +35,7 @@ from tests.torture.gossip import Destination, Sender
 from tests.torture.marked import CT, MARK, data_set, found_in, mark, sop_instance, texts_in_a_data_set
 from tests.torture.observed import FAULTS, LEAKS
 
-LIMITS = 'object_size = "6MiB"\nobject_memory = "1MiB"\n'
+LIMITS = 'object_size = "6MiB"\nobject_memory = "1MiB"\nelements = 6000\n'
 PAGES = ("/metrics", "/healthz", "/readyz", "/", "/api/v1/status", "/api/v1/rules", "/api/v1/openapi.json")
 LISTINGS = ("/api/v1/queue", "/api/v1/dead-letters")
 """They name the objects that they list by UIDs and modality, and by nothing else."""
@@ -106,7 +106,7 @@ class Spied:
             f'[[listen]]\nbind = "127.0.0.1:{self.tls_port}"\naccept = "any"\n'
             f'tls = {{ certificate = "{own.certificate}", key = "{own.key}", ca = "{trusted.file}" }}\n',
             program=[sys.executable, "-m", "tests.torture.observed", str(folder), planted],
-            environment={"TMPDIR": str(folder)},
+            environment={"TMPDIR": str(folder), "DICOM_ROUTER__LOG__LEVEL": "debug"},
             workers=workers,
         )
         self.told: Counter[str] = Counter()
@@ -189,6 +189,26 @@ def too_deep(serial: int) -> bytes:
     return data_set(serial, pixels=0)[:-12] + content
 
 
+def too_many(serial: int) -> bytes:
+    more = b"".join(
+        WRITER.element(0x0043_1000 + number, "LO", mark(serial, f"{number % 100:02d}").encode())
+        for number in range(6000)
+    )
+    return data_set(serial, pixels=0)[:-12] + more
+
+
+def without_a_data_set(spied: Spied, serial: int) -> bool:
+    with spied.sender("REFUSED") as sender:
+        uid = sop_instance(serial).encode() + b"\0"
+        sender.send(
+            {0x0002: CT.encode() + b"\0", 0x0100: 1, 0x0110: 1, 0x0800: 0x0101, 0x1000: uid[: len(uid) // 2 * 2],
+             0x1030: mark(serial).encode()}
+        )  # fmt: skip
+        status = sender.status()
+    spied.told[f"0x{status or 0:04X}"] += 1
+    return status == 0xC003
+
+
 def large(spied: Spied, serial: int) -> bool:
     return spied.send("LARGE", sop_instance(serial), data_set(serial, pixels=5 << 20)) == 0x0000
 
@@ -211,9 +231,12 @@ def broken_off(spied: Spied, serial: int) -> bool:
 
 
 def foreign_requests(spied: Spied, serial: int) -> bool:
-    """C-FIND, C-STORE of another class, N-CREATE with marks, in one association; then a command set that is none."""
+    """An answer to nothing, C-FIND, C-STORE of another class, N-CREATE with marks, in one association; then a command
+    set that is none."""
     identifier = WRITER.element(0x0010_0010, "PN", mark(serial).encode())
     with spied.sender("ASKING", chatty=True) as sender:
+        answer = {0x0100: 0x8001, 0x0120: 1, 0x0800: 0x0101, 0x0900: 0, 0x0902: mark(serial).encode()}
+        sender.send({0x0002: CT.encode() + b"\0", 0x1000: sop_instance(serial).encode(), **answer})
         for field in (0x0020, 0x0140, 0x7777 & ~0x8000):
             command = {0x0100: field, 0x0110: 1, 0x0800: 1, 0x0600: mark(serial, "AE").encode()}
             sender.send({0x0002: CT.encode() + b"\0", 0x1000: sop_instance(serial).encode(), **command}, identifier)
@@ -299,7 +322,9 @@ WAYS: dict[str, Callable[[Spied, int], object]] = {
     "0xA900": refused(0xA900, other_instance),
     "0xC001": refused(0xC001, lambda serial: (sop_instance(serial), data_set(serial)[: -1 - serial % 500])),
     "0xC002": refused(0xC002, lambda serial: (sop_instance(serial), data_set(serial, leave_out=[0x0008_0018]))),
+    "0xC003": without_a_data_set,
     "0xC010": refused(0xC010, lambda serial: (sop_instance(serial), data_set(serial, pixels=7 << 20))),
+    "0xC011": refused(0xC011, lambda serial: (sop_instance(serial), too_many(serial))),
     "0xC012": refused(0xC012, lambda serial: (sop_instance(serial), too_deep(serial))),
     "0x0117": refused(0x0117, lambda serial: (mark(serial, "UI"), data_set(serial))),
     "broken off": broken_off,
@@ -384,8 +409,30 @@ def test_no_text_of_a_patient_leaves_the_spool_on_any_way(
         wait_for(lambda: router.metric("dicom_router_config_last_reload_successful") == 0, 30, "rules refused")
         spied.look()
         assert router.stop() == 0
+
+        # Other bytes under a known UID are refused, and then there is no room on the disk.
+        router.write_rules(RULES)
+        router.config.write_text(router.config.read_text().replace("[node]", '[node]\non_changed_duplicate = "reject"'))
+        router.start()
+        uid = sop_instance(objects + 2)
+        assert spied.send(LOOKED_AT, uid, data_set(objects + 2)) == 0x0000
+        assert spied.send(LOOKED_AT, uid, data_set(objects + 2, pixels=514)) == 0x0111
+        spied.look()
+        assert router.stop() == 0
+        router.config.write_text(
+            router.config.read_text().replace('reserve_objects = "0B"', 'reserve_objects = "1000TB"')
+        )
+        router.start()
+        for pixels in (512, 2 << 20):
+            assert spied.send(LOOKED_AT, sop_instance(objects + 3), data_set(objects + 3, pixels=pixels)) == 0xA700
+        spied.look()
+        assert router.stop() == 0
     assert patients_in_the_spool(router), "no mark ever arrived: the search would prove nothing"
-    assert set(spied.told) >= {"0x0000", "0x0117", "0x0124", "0xA900", "0xC001", "0xC002", "0xC010", "0xC012"}
+    assert set(spied.told) >= {
+        "0x0000", "0x0111", "0x0117", "0x0124", "0xA700", "0xA900",
+        "0xC001", "0xC002", "0xC003", "0xC010", "0xC011", "0xC012",
+    }  # fmt: skip
+    assert '"level": "debug"' in router.log.read_text(), "the log says all that it can say"
     leaks = spied.leaks()
     assert not leaks, json.dumps(leaks, indent=1)
     report(
@@ -394,7 +441,7 @@ def test_no_text_of_a_patient_leaves_the_spool_on_any_way(
             promise="no text and no UID of an object in logs, metrics, pages, answers and names of files",
             goal="0 hits",
             found=f"0 hits of {objects * texts_in_a_data_set():,} marks on {len(WAYS)} ways, "
-            f"{workers} worker(s), 2 kills, {broken} damaged records and a lost ledger; "
+            f"{workers} worker(s), log level debug, 2 kills, {broken} damaged records and a lost ledger; "
             + ", ".join(f"{count} answered {status}" for status, count in sorted(spied.told.items())),
             n=objects,
             command=f"make torture (tests/torture/test_canary.py, --amount marked={objects})",

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from router.dimse.command import encode_c_store_rq
+from router.net.admission import BURST_PER_ADDRESS
 from router.services.storage_scu import propose
 from router.ul.pdus import encode_request
 from tests.support.objects import encode, synthetic
@@ -47,13 +48,12 @@ def open_sockets(port: int, count: int) -> Iterator[list[socket.socket]]:
             one.close()
 
 
-def associates_in(port: int) -> float:
-    """Seconds that a good peer waits for its association."""
+def associates_in(port: int, address: str = "127.0.0.1") -> float:
+    """Seconds that a good peer at ``address`` waits for its association."""
     started = time.monotonic()
-    sender = WireSender(port, (CT, EXPLICIT))
-    took = time.monotonic() - started
-    sender.close()
-    return took
+    with socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(address, 0)) as one:
+        associate([one])
+        return time.monotonic() - started
 
 
 def pid_of(router: RouterProcess) -> int:
@@ -100,12 +100,72 @@ def descriptors(router: RouterProcess) -> int:
 def test_silent_sockets_beyond_the_limit_are_closed_and_a_good_peer_gets_in(
     tmp_path: Path, amount: Callable[[str, int, int], int]
 ) -> None:
-    """With the limits as they come: however many are silent, from however many addresses."""
+    """However many are silent, from however many addresses; 256 handshakes at once, as the product has it."""
     count = amount("sockets", 400, 10_000)
     with RouterProcess(tmp_path / "router", {}) as router, open_sockets(router.port, count):
         wait_for(lambda: descriptors(router) <= 350, 30, "those over the limits to be closed")
         waits = [first_association(router.port) for _ in range(20)]
         assert max(waits) <= AT_ONCE + 0.5, "a second of patience with who came before"
+
+
+SILENT = {"one socket": 1, "12 sockets": 12, "300 sockets": 300}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("silent", SILENT)
+def test_silent_sockets_of_one_address_keep_nobody_waiting_with_the_limits_as_they_come(
+    silent: str, tmp_path: Path, campaign: bool
+) -> None:
+    """What made others wait for half a minute, or took the places of all: 8 handshakes per address and 20 associations
+    per peer, as the product has it; also for who comes from the same address as the silent."""
+    count = SILENT[silent]
+    with RouterProcess(tmp_path / "router", {}, defaults=True) as router:
+        associates_in(router.port)
+        waits = []
+        with contextlib.ExitStack() as stack:
+            for _ in range(count):
+                one = socket.create_connection(("127.0.0.1", router.port), timeout=20, source_address=("127.2.0.1", 0))
+                stack.enter_context(one)
+            opened = time.monotonic()
+            for _ in range(5):
+                waits.append(associates_in(router.port))
+                if count < 100:  # more take the burst's places of their address, too
+                    waits.append(associates_in(router.port, "127.2.0.1"))
+            data = encode(synthetic(size=20_000, sop_instance="2.25.14"))
+            sender = WireSender(router.port, (CT, EXPLICIT))
+            assert sender.store("2.25.14", data) == 0
+            sender.close()
+            served_after = time.monotonic() - opened
+            refused = router.metric("dicom_router_associations_rejected_total", reason="handshakes_per_address")
+            assert refused == max(0, count - 8 - BURST_PER_ADDRESS)
+        assert router.metric("dicom_router_associations_rejected_total", reason="associations") == 0
+    # Less than any deadline of the silent: nobody was waited for.
+    assert max(waits) <= (0.5 if campaign else 5 * AT_ONCE)
+    report(
+        Figure(
+            test="T14",
+            promise=f"{silent} silent, from one address, with the product's own limits: a good peer gets in at once",
+            goal="≤ 0.5 s; an object stored meanwhile",
+            found=f"{len(waits)} associations, each after {max(waits) * 1000:.1f} ms at most; an object stored within "
+            f"{served_after * 1000:.0f} ms of the last silent one",
+            n=count,
+            command="make torture (tests/torture/test_connections.py)",
+        ),
+        keep=campaign,
+    )
+
+
+@pytest.mark.timeout(300)
+def test_the_product_s_own_limits_hold_for_one_peer_and_not_for_the_next(tmp_path: Path) -> None:
+    """20 associations of a peer; the next is told to come later (2, 3, 2), another peer is not."""
+    with RouterProcess(tmp_path / "router", {}, defaults=True) as router, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(contextlib.closing(WireSender(router.port, (CT, EXPLICIT))))
+        with socket.create_connection(("127.0.0.1", router.port), timeout=20) as one:
+            one.sendall(REQUEST)
+            assert read_pdu(one) == (3, bytes((0, 2, 3, 2)))
+        with socket.create_connection(("127.0.0.1", router.port), timeout=20, source_address=("127.2.0.2", 0)) as other:
+            associate([other])
 
 
 def first_association(port: int) -> float:

@@ -11,7 +11,10 @@ which shares no code with the router, tells which.
 
 from __future__ import annotations
 
+import os
+import random
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ import pytest
 
 from router.errors import DatasetError
 from router.model import Status
+from tests.hostile.support import resident
 from tests.support.objects import received, sha256
 from tests.support.peers import wait_for
 from tests.support.plain_dataset import UNDEFINED, Encoding
@@ -37,6 +41,14 @@ OBJECT_MEMORY = 4096
 PIXELS = b"\xa5\x5a" * 2100
 SHARE_OF_LARGE = 400
 """Bytes of pixels between two cuts, within pixels."""
+PARTS = 10
+"""Memory is looked at after each part of the campaign."""
+WARM_UP = 1500
+"""Objects before it is looked at first: the first thousand bring threads and blocks that stay."""
+SETTLES = 8 << 20
+"""Bytes that the allocator takes once, over the first hundred thousand objects."""
+NOISE = 2 << 20
+"""Bytes by which resident memory moves without a leak in the second half of the campaign."""
 
 
 class Misled(Encoding):
@@ -222,6 +234,62 @@ def test_what_is_not_a_whole_data_set_is_never_accepted(
             "a delimiter's length) and kept",
             n=sent - whole,
             command=f"make torture (tests/torture/test_framing.py, --amount every_cut={int(every)})",
+        ),
+        keep=campaign,
+    )
+
+
+@pytest.mark.timeout(7200)
+def test_malformed_data_sets_leave_nothing(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
+) -> None:
+    """Memory, descriptors and files after many are those after the first few; each was judged, by status."""
+    number = amount("malformed_data_sets", 2_000, 500_000)
+    chance = random.Random(20261123)
+    cases = {kind.name: [item for item in broken(kind, False) if not item.whole] for kind in KINDS}
+    statuses: Counter[str] = Counter()
+    files, memory, left = [], [], []
+    sent = 0
+    with RouterProcess(
+        tmp_path / "router", {"archive": f"file://{tmp_path / 'archive'}"}, limits=f"object_memory = {OBJECT_MEMORY}"
+    ) as router:
+        assert router.process is not None
+        pid, spool = router.process.pid, router.folder / "data" / "spool"
+        for part in range(PARTS + 1):
+            for kind in KINDS:
+                sender = WireSender(router.port, (CT, kind.transfer_syntax))
+                try:
+                    size = (number // PARTS if part else WARM_UP) // len(KINDS)
+                    for item in chance.choices(cases[kind.name], k=size):
+                        uid = f"2.25.19{sent % 1_000_000:06d}"
+                        status = sender.store(uid, kind.wire(item.data, uid)[: item.end])
+                        assert status in REFUSED, f"{kind.name}: {item.how}: {status:#06x}"
+                        statuses[f"0x{status:04X}"] += 1
+                        sent += 1
+                finally:
+                    sender.close()
+            wait_for(lambda: router.metric("dicom_router_associations", direction="in") == 0, 30, "the last to be gone")
+            files.append(len(os.listdir(f"/proc/{pid}/fd")))
+            memory.append(resident(pid))
+            left.append(sum(path.is_file() for path in spool.iterdir()))
+        counted = {status: router.metric("dicom_router_store_responses_total", status=status) for status in statuses}
+        assert counted == statuses
+    assert memory[-1] - memory[0] <= SETTLES, memory
+    grown, objects = memory[-1] - memory[PARTS // 2], number // 2
+    assert grown <= NOISE, memory
+    assert files[-1] <= files[0] + 4, files
+    assert left[-1] <= left[0] + 4, left
+    assert received(tmp_path / "archive") == {}
+    report(
+        Figure(
+            test="T22",
+            promise="malformed data sets of five classes of transfer syntaxes: memory, descriptors and files",
+            goal="each refused; memory does not grow with their number; no descriptor and no segment left",
+            found=", ".join(f"{count:,} answered {status}" for status, count in sorted(statuses.items()))
+            + f"; {grown / objects:.1f} bytes of memory per object ({grown / 1024:,.0f} KiB in all) in the second "
+            f"half; descriptors {files[0]} and {files[-1]}, segments {left[0]} and {left[-1]}",
+            n=sent,
+            command=f"make torture (tests/torture/test_framing.py, --amount malformed_data_sets={number})",
         ),
         keep=campaign,
     )

@@ -176,7 +176,7 @@ def test_after_the_first_error_of_the_disk_nothing_is_answered_and_the_router_en
 
 
 @pytest.mark.timeout(600)
-def test_a_write_that_takes_less_than_it_got_is_no_error(tmp_path: Path) -> None:
+def test_a_write_that_takes_less_than_it_got_is_no_error(tmp_path: Path, campaign: bool) -> None:
     if why := unable():
         pytest.skip(why)
     with bench(tmp_path, short_writes()) as made:
@@ -189,6 +189,18 @@ def test_a_write_that_takes_less_than_it_got_is_no_error(tmp_path: Path) -> None
     kinds = Counter(event.what for event in events(made.mount.journal) if event.path.endswith(".seg"))
     assert kinds[What.WRITE] > 3 * kinds[What.SYNC], "no write was cut short"
     assert (verdict.lost, verdict.changed) == (0, 0), verdict
+    report(
+        Figure(
+            test="T7",
+            promise="writes of the spool that take less than they got",
+            goal="0 lost, 0 changed",
+            found=f"0 of {verdict.deliveries:,} deliveries lost or changed; {kinds[What.WRITE]:,} writes for "
+            f"{kinds[What.SYNC]:,} syncs",
+            n=kinds[What.WRITE],
+            command="make torture (tests/torture/test_io_errors.py)",
+        ),
+        keep=campaign,
+    )
 
 
 @pytest.mark.timeout(600)

@@ -121,6 +121,10 @@ async def test_a_question_without_sense_reaches_nobody(admin: Admin, path: str) 
         ("/api/v1/dead-letters/discard", {"deliveries": [True]}),
         ("/api/v1/dead-letters/discard", {"deliveries": [2**63]}),
         ("/api/v1/destinations/pacs/pause", {"reason": 1}),
+        ("/api/v1/destinations/pacs/pause", {"reason": "r" * 201}),
+        ("/api/v1/destinations/pacs/pause", {"reason": "a line\nand another"}),
+        ("/api/v1/destinations/pacs/pause", {"reason": "\ud800"}),
+        ("/-/reload", {"now": True}),
     ],
 )
 async def test_an_action_without_sense_reaches_nobody(admin: Admin, path: str, body: object) -> None:
