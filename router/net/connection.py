@@ -311,10 +311,12 @@ class Connection(asyncio.BufferedProtocol):
                     self._handle(event)
                     user = self.user
         except PeerProtocolError as error:
+            self.core.skip()
             for event in self.core.fail(error, self.loop.time()):
                 self._handle(event)
         except Exception as error:
             # A fault of ours frees the socket and the slot like any other ending.
+            self.core.skip()
             self.log.error("association aborted by a fault of ours", fault=fault_location(error))
             self.core.abort(self.loop.time(), 2, 0)
             self._end(error)

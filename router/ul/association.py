@@ -226,7 +226,7 @@ class Association:
 
     def receive(self, data: memoryview, now: float) -> Iterator[AssociationEvent]:
         """Bytes from the peer. A lazy generator: the caller handles each event before the next PDU is looked at, and
-        exhausts it (or calls ``fail`` or ``abort``). What a peer sends behind its A-ASSOCIATE-RQ while that is
+        exhausts it (or calls ``skip`` before the bytes change). What a peer sends behind its A-ASSOCIATE-RQ while that is
         undecided (Sta3) is copied, and given by ``resume``."""
         self._last_activity = now
         self._window_bytes += len(data)
@@ -236,6 +236,11 @@ class Association:
             return iter(())
         reader.begin(data)
         return self._process(reader.next, data, now)
+
+    def skip(self) -> None:
+        """Read over what is left of the bytes that ``receive`` was given last: nobody goes on with its events."""
+        while self._reader.next() is not None:
+            pass
 
     def resume(self, now: float) -> Iterator[AssociationEvent]:
         """What arrived while the association request was undecided; call it after a late ``accept`` or ``reject``."""

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router._fastpdu import DataFragment
+from router._fastpdu import DataFragment, DataTaken
 from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
 from router.ul.association import Association, AssociationSettings, Role
 from router.ul.pdus import AssociateReject, AssociateRequest
@@ -276,6 +276,36 @@ def test_case_01_a_second_request_is_aborted_once():
     assert bench.receive(*[request_pdu()] * 10) == []
     assert bench.sent() == b""
     assert bench.state is State.STA13
+
+
+def test_a_data_set_can_be_diverted_and_is_told_of_in_its_place():
+    bench, taken, told = established(), bytearray(), []
+    data = bytearray(p_data(pdv(1, DATA, b"half ")) + p_data(pdv(1, DATA | LAST, b"and half")) + RELEASE_RQ)
+    bench.core.divert(1, taken.extend, told.append)
+    events = []
+    for event in bench.core.receive(memoryview(data), bench.now):
+        if isinstance(event, DataTaken):
+            bench.core.told(event)
+        events.append(type(event).__name__)
+    assert events == ["DataTaken", "ReleaseRequested"]
+    assert bytes(taken) == b"half and half"
+    assert [(one.size, one.last) for one in told] == [(13, True)]
+
+
+def test_an_association_that_is_aborted_diverts_nothing_more():
+    bench, taken = established(), bytearray()
+    bench.core.divert(1, taken.extend)
+    bench.core.abort(bench.now)
+    assert bench.receive(p_data(pdv(1, DATA, b"late"))) == []
+    assert taken == b""
+
+
+def test_what_nobody_goes_on_with_is_skipped_before_its_bytes_change():
+    bench, data = established(), bytearray(MESSAGE + p_data(pdv(1, DATA, b"more")) + RELEASE_RQ)
+    next(bench.core.receive(memoryview(data), bench.now))
+    bench.core.skip()
+    data[:] = bytes(len(data))
+    assert bench.receive(abort_pdu(0, 0))[0][0] == "aborted by the peer"
 
 
 @pytest.mark.parametrize("noise", [HTTP, UNKNOWN_PDU])
