@@ -226,8 +226,8 @@ class Association:
 
     def receive(self, data: memoryview, now: float) -> Iterator[AssociationEvent]:
         """Bytes from the peer. A lazy generator: the caller handles each event before the next PDU is looked at, and
-        exhausts it (or calls ``skip`` before the bytes change). What a peer sends behind its A-ASSOCIATE-RQ while that is
-        undecided (Sta3) is copied, and given by ``resume``."""
+        exhausts it (or calls ``skip`` before the bytes change). What a peer sends behind its A-ASSOCIATE-RQ while that
+        is undecided (Sta3) is copied, and given by ``resume``."""
         self._last_activity = now
         self._window_bytes += len(data)
         reader = self._reader
