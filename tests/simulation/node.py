@@ -9,6 +9,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 from router.app.held import HeldInstances
@@ -186,6 +187,7 @@ class SimulatedNode:
         """Deliveries in memory at most."""
         self.rules_in_force = Rules(1, tuple(peer.name for peer in destinations), 0.0)
         self.log = SilentLog()
+        self.config = SimpleNamespace(on_changed_duplicate="version")
         self._ids = itertools.count(1)
         self.ledger: SimulatedLedger
 
@@ -215,7 +217,7 @@ class SimulatedNode:
             lane.start()
         self._renewing = loop.create_task(self._renew())
         self.held = Held(cast(Router, self))
-        self.held.decide_again("started")
+        self.held.decide_again("started with other rules", held_by_others=True)  # as the router does
 
     def rules(self) -> Rules:
         return self.rules_in_force

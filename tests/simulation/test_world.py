@@ -156,7 +156,17 @@ def _leases_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _nothing_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other rules do not look at what is held."""
-    monkeypatch.setattr(HeldInstances, "decide_again", lambda *_: None)
+    monkeypatch.setattr(HeldInstances, "decide_again", lambda *_, **named: None)
+
+
+def _starts_look_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that changed while the router was down find nothing to release."""
+    held_instances = Store.held_instances
+
+    def but_not_at_starts(self: Store, *arguments: Any, other_than: str | None = None, **named: Any) -> Any:
+        return [] if other_than is not None else held_instances(self, *arguments, **named)
+
+    monkeypatch.setattr(Store, "held_instances", but_not_at_starts)
 
 
 def _released_to_nobody_new(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +196,7 @@ def _deciding(decide: Callable[[Rules, str], Any]) -> Any:
     return of
 
 
-@pytest.mark.parametrize("fault", [_nothing_is_released, _released_to_nobody_new, _old_rules])
+@pytest.mark.parametrize("fault", [_nothing_is_released, _starts_look_at_nothing, _released_to_nobody_new, _old_rules])
 def test_a_router_that_takes_rules_wrongly_is_found_out(
     monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
