@@ -422,8 +422,9 @@ class Store:
         if receipt.decision.verdict is not Verdict.ROUTE:
             return result
         if verdict == Verdict.HOLD:
-            if self._one("select supersedes from instance where id=?", (instance,))[0] is not None:
-                return result  # held for what it changes, not for want of a rule: a person decides
+            supersedes = self._one("select supersedes from instance where id=?", (instance,))[0]
+            if supersedes is not None and receipt.on_duplicate == "hold":
+                return result  # held for what it changes: a person decides
             execute("update instance set verdict=? where id=?", (Verdict.ROUTE, instance))
             self.delta.held -= 1
         for destination in receipt.decision.destinations:

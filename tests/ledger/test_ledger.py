@@ -466,6 +466,19 @@ async def test_a_changed_version_that_is_held_stays_held_when_it_is_merely_repea
     await ledger.close()
 
 
+async def test_a_changed_version_for_which_there_was_no_rule_is_owed_when_it_is_repeated_and_there_is_one(
+    tmp_path: Path,
+) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt("2.25.5", to=("a",), content=b"1"))
+    await record(ledger, receipt("2.25.5", content=b"2", verdict=Verdict.HOLD))
+    (result,) = await record(ledger, receipt("2.25.5", to=("b",), content=b"2"))
+    assert (result.kind, result.backlog) == ("duplicate", {"b"})
+    assert ledger.counts.held == 0
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
 async def test_held_instances_of_other_rules_and_without_changes_can_be_asked_for(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     first = receipt("2.25.5", verdict=Verdict.HOLD, content=b"1")
