@@ -1,4 +1,8 @@
-"""Instances that no rule took: decided again when the rules change, or when a person releases them."""
+"""Instances that no rule took: decided again when the rules change, or when a person releases them.
+
+One that changes what was received under its SOP Instance UID waits for a person where ``on_changed_duplicate`` is
+"hold", whatever the rules say.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +43,22 @@ class HeldInstances:
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[object]] = set()
 
-    def decide_again(self, why: str) -> None:
-        """In the background: every held instance by the rules in force."""
-        task: asyncio.Task[object] = self._router.loop.create_task(self.release(None, None, why))
+    def decide_again(self, why: str, *, held_by_others: bool = False) -> None:
+        """In the background: the held instances by the rules in force.
+
+        Args:
+            held_by_others: Only those that other rules held. For a start: they may have changed while nobody looked.
+        """
+        router = self._router
+        task: asyncio.Task[object] = router.loop.create_task(
+            self._release(
+                None,
+                None,
+                why,
+                other_than=router.rules().version if held_by_others else None,
+                changes=router.config.on_changed_duplicate != "hold",
+            )
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(self._ended)
@@ -62,12 +79,23 @@ class HeldInstances:
         Args:
             wanted: Which of the held ones; None: all.
         """
+        return await self._release(wanted, destinations, why, other_than=None, changes=True)
+
+    async def _release(
+        self,
+        wanted: Callable[[InstanceInfo], bool] | None,
+        destinations: Sequence[str] | None,
+        why: str,
+        *,
+        other_than: str | None,
+        changes: bool,
+    ) -> tuple[int, int]:
         router = self._router
         rules = router.rules()
         released = still = 0
         after = 0
         async with self._lock:
-            while batch := await router.ledger.held_instances(after, BATCH):
+            while batch := await router.ledger.held_instances(after, BATCH, other_than=other_than, changes=changes):
                 after = batch[-1][0].id
                 decisions: list[tuple[int, Decision]] = []
                 for info, location in batch:

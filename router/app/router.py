@@ -250,6 +250,8 @@ class Router:
             )
         for lane in self.lanes.values():
             lane.start()
+        if self.share.worker == 0:
+            self.held.decide_again("started with other rules", held_by_others=True)
         self._tasks = [
             self.loop.create_task(housekeeping.run(), name="housekeeping"),
             self.loop.create_task(self.rules.watch(config.rules_folder), name="rules"),

@@ -422,8 +422,9 @@ class Store:
         if receipt.decision.verdict is not Verdict.ROUTE:
             return result
         if verdict == Verdict.HOLD:
-            if self._one("select supersedes from instance where id=?", (instance,))[0] is not None:
-                return result  # held for what it changes, not for want of a rule: a person decides
+            supersedes = self._one("select supersedes from instance where id=?", (instance,))[0]
+            if supersedes is not None and receipt.on_duplicate == "hold":
+                return result  # held for what it changes: a person decides
             execute("update instance set verdict=? where id=?", (Verdict.ROUTE, instance))
             self.delta.held -= 1
         for destination in receipt.decision.destinations:
@@ -863,13 +864,21 @@ class Store:
             arguments.append(destination)
         return list(self.connection.execute(sql, arguments))
 
-    def held_instances(self, after: int, limit: int) -> list[tuple[InstanceInfo, Location]]:
-        """Held ones with an id above ``after``, in order."""
+    def held_instances(
+        self, after: int, limit: int, *, other_than: str | None = None, changes: bool = True
+    ) -> list[tuple[InstanceInfo, Location]]:
+        """Held ones with an id above ``after``, in order.
+
+        Args:
+            other_than: Only those that other rules than this version held.
+            changes: Also those that came under a SOP Instance UID with other bytes.
+        """
         return [
             instance_of(row)
             for row in self.connection.execute(
-                f"select {INSTANCE_COLUMNS} from instance i where i.verdict='hold' and i.id>? order by i.id limit ?",
-                (after, limit),
+                f"select {INSTANCE_COLUMNS} from instance i where i.verdict='hold' and i.id>?1 "
+                "and (?3 is null or i.rule_version<>?3) and (?4 or i.supersedes is null) order by i.id limit ?2",
+                (after, limit, other_than, changes),
             )
         ]
 

@@ -323,8 +323,13 @@ class SqliteLedger:
     async def route_held(self, decisions: Sequence[tuple[int, Decision]], why: str) -> set[str]:
         return await self._call(lambda store, now: store.route_held(decisions, now, why))
 
-    async def held_instances(self, after: int, limit: int) -> list[tuple[InstanceInfo, Location]]:
-        return await self._call(lambda store, now: store.held_instances(after, limit))
+    async def held_instances(
+        self, after: int, limit: int, *, other_than: str | None = None, changes: bool = True
+    ) -> list[tuple[InstanceInfo, Location]]:
+        """See ``Store.held_instances``."""
+        return await self._call(
+            lambda store, now: store.held_instances(after, limit, other_than=other_than, changes=changes)
+        )
 
     async def find(self, selector: dict[str, Any]) -> tuple[InstanceInfo, Location] | None:
         return await self._call(lambda store, now: store.find(selector))

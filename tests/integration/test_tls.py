@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from tests.integration.test_interop import digests, has_all, studies
 from tests.support.authority import DAY
-from tests.support.objects import read_sample, received, save, sha256, synthetic
+from tests.support.objects import Sample, read_sample, received, save, sha256, synthetic
 from tests.support.peers import NODELAY, orthanc, require, storescp, wait_for
 from tests.support.router_process import RouterProcess
 from tests.support.tls_router import TlsRouter
+from tests.support.wire import WireSender
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(300)]
 
@@ -226,6 +230,40 @@ def test_a_new_certificate_is_shown_without_a_restart_and_a_broken_one_is_not(tl
         assert storescu(tls, [later.path]) == 0
         wait_for(lambda: has_all(folder, digests([sample, later])), 30, "both delivered")
         assert "certificate expires soon" in router.log.read_text()
+
+
+def test_an_association_goes_on_while_the_certificate_changes(tls: TlsRouter, tmp_path: Path) -> None:
+    """Who is here stays, with what was agreed on; who comes is shown the new certificate."""
+    folder = tmp_path / "out"
+    samples = studies(tmp_path, 3)
+    with RouterProcess(tmp_path / "router", {"archive": f"file://{folder}"}, extra=tls.listener()) as router:
+        with closing(tls_sender(tls, samples[0])) as early:
+            assert shown_to(early) == tls.identity.issued
+            assert early.store(samples[0].sop_instance, samples[0].data) == 0x0000
+            fresh = tls.authority.issue("fresh", ends=20 * DAY)
+            shutil.copy(fresh.key, tls.identity.key)
+            shutil.copy(fresh.certificate, tls.identity.certificate)
+            wait_for(lambda: "certificate reloaded" in router.log.read_text(), 20, "the new certificate read")
+            with closing(tls_sender(tls, samples[1])) as late:
+                assert shown_to(late) == fresh.issued
+                assert late.store(samples[1].sop_instance, samples[1].data) == 0x0000
+                assert router.metric("dicom_router_associations", direction="in") == 2
+            assert early.store(samples[2].sop_instance, samples[2].data) == 0x0000
+        wait_for(lambda: has_all(folder, digests(samples)), 30, "all delivered")
+
+
+def tls_sender(tls: TlsRouter, sample: Sample) -> WireSender:
+    context = ssl.create_default_context(cafile=str(tls.authority.file))
+    context.load_cert_chain(tls.modality.certificate, tls.modality.key)
+    return WireSender(tls.port, (sample.sop_class, sample.transfer_syntax), tls=context)
+
+
+def shown_to(sender: WireSender) -> x509.Certificate:
+    """The certificate by which the router proved who it is."""
+    assert isinstance(sender.connection, ssl.SSLSocket)
+    shown = sender.connection.getpeercert(binary_form=True)
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown)
 
 
 def test_a_router_with_files_that_cannot_be_used_does_not_start(tls: TlsRouter, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -462,6 +463,36 @@ async def test_a_changed_version_that_is_held_stays_held_when_it_is_merely_repea
         await record(ledger, receipt("2.25.5", to=("a", "b"), content=b"2", on_duplicate="hold"))
     assert ledger.counts.held == 1
     assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_a_changed_version_for_which_there_was_no_rule_is_owed_when_it_is_repeated_and_there_is_one(
+    tmp_path: Path,
+) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt("2.25.5", to=("a",), content=b"1"))
+    await record(ledger, receipt("2.25.5", content=b"2", verdict=Verdict.HOLD))
+    (result,) = await record(ledger, receipt("2.25.5", to=("b",), content=b"2"))
+    assert (result.kind, result.backlog) == ("duplicate", {"b"})
+    assert ledger.counts.held == 0
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_held_instances_of_other_rules_and_without_changes_can_be_asked_for(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    first = receipt("2.25.5", verdict=Verdict.HOLD, content=b"1")
+    change = receipt("2.25.5", to=("a",), content=b"2", on_duplicate="hold")
+    await record(ledger, first, change)
+    version = first.decision.version
+
+    async def ids(**which: Any) -> list[int]:
+        return [info.id for info, _ in await ledger.held_instances(0, 10, **which)]
+
+    assert await ids() == [first.info.id, change.info.id]
+    assert await ids(changes=False) == [first.info.id]
+    assert await ids(other_than=version) == []
+    assert await ids(other_than="another", changes=False) == [first.info.id]
     await ledger.close()
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
+from router.app.held import HeldInstances
+from router.app.router import Router
 from router.delivery.lane import Lane
 from router.delivery.memory import Budget
 from router.ledger import Receipt, SqliteLedger
@@ -35,7 +40,18 @@ CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 ORIGIN = Origin(listener="l", peer="ct1", calling_ae="CT1", called_ae="ROUTER", address="10.0.0.5")
 COMMIT = 0.025
 """Seconds that a transaction gathers."""
-WINDOW = 20
+RENEW_EVERY = 3600.0
+"""Seconds from one renewal of leases to the next: nobody else would take one that has run out."""
+
+
+class _NoBallast:
+    """The disk never fills, and 64 MB for each start take longer than the rest of it."""
+
+    def make(self) -> None:
+        pass
+
+    def give(self) -> bool:
+        return False
 
 
 class SimulatedLedger(SqliteLedger):
@@ -43,6 +59,10 @@ class SimulatedLedger(SqliteLedger):
 
     _timer: asyncio.TimerHandle | None = None
     dead = False
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._ballast = _NoBallast()  # type: ignore[assignment]
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -109,6 +129,42 @@ class _Source:
         yield b"data"
 
 
+@dataclass(frozen=True)
+class Rules:
+    """Some rules: where an object goes hangs on its UID and their number alone.
+
+    Args:
+        holds: Share of objects that they have no rule for.
+    """
+
+    number: int
+    names: tuple[str, ...]
+    holds: float
+
+    @property
+    def version(self) -> str:
+        return f"v{self.number}"
+
+    def decide(self, sop: str) -> Decision:
+        drawn = zlib.crc32(f"{self.number}/{sop}".encode())
+        if drawn % 1000 < self.holds * 1000:
+            return Decision(verdict=Verdict.HOLD, version=self.version)
+        names = tuple(name for at, name in enumerate(self.names) if drawn >> (16 + 2 * at) & 3)  # three of four
+        verdict = Verdict.ROUTE if names else Verdict.DISCARD
+        return Decision(verdict=verdict, destinations=names, rules=("r",), version=self.version)
+
+
+class Held(HeldInstances):
+    """The real ones, but that nobody reads a data set for the decision."""
+
+    async def _decide(
+        self, rules: Any, info: InstanceInfo, location: Location, destinations: Sequence[str] | None
+    ) -> Decision | None:
+        await asyncio.sleep(0.001)
+        decision: Decision = rules.decide(info.sop_instance)
+        return decision
+
+
 def _found(receipt: Receipt) -> Receipt:
     """As a start reads it from the log: nobody's lane has it."""
     return Receipt(info=receipt.info, decision=receipt.decision, location=receipt.location)
@@ -117,8 +173,11 @@ def _found(receipt: Receipt) -> Receipt:
 class SimulatedNode:
     """Started and killed at will; ``spool`` and the ledger's file stay."""
 
-    def __init__(self, folder: Path, destinations: Sequence[SimulatedDestination], chance: random.Random) -> None:
+    def __init__(
+        self, folder: Path, destinations: Sequence[SimulatedDestination], chance: random.Random, window: int
+    ) -> None:
         self.folder = folder
+        self.window = window
         self.destinations = destinations
         self.chance = chance
         self.spool = Spool()
@@ -126,11 +185,14 @@ class SimulatedNode:
         self.paused: set[str] = set()
         self.largest_window = 0
         """Deliveries in memory at most."""
+        self.rules_in_force = Rules(1, tuple(peer.name for peer in destinations), 0.0)
+        self.log = SilentLog()
+        self.config = SimpleNamespace(on_changed_duplicate="version")
         self._ids = itertools.count(1)
         self.ledger: SimulatedLedger
 
     def start(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self.loop = asyncio.get_running_loop()
         ledger = SimulatedLedger.open(self.folder / "ledger.db", node="n1", log=SilentLog())
         assert isinstance(ledger, SimulatedLedger)
         self.ledger = ledger
@@ -147,17 +209,26 @@ class SimulatedNode:
                 Destination(name=peer.name, kind="dicom", ae_title="X", host="h", port=1),
                 ledger=ledger, spool=self.spool, open_sender=peer.open, log=SilentLog(),
                 metrics=RouterMetrics(process=False).lane(peer.name),
-                limits=Limits(window=WINDOW), budget=budget, random=self.chance.random, damaged=lambda *_: None,
+                limits=Limits(window=self.window), budget=budget, random=self.chance.random, damaged=lambda *_: None,
             )  # fmt: skip
             if peer.name in self.paused:
                 self.lanes[peer.name].pause("an operator")
         for lane in self.lanes.values():
             lane.start()
         self._renewing = loop.create_task(self._renew())
+        self.held = Held(cast(Router, self))
+        self.held.decide_again("started with other rules", held_by_others=True)  # as the router does
+
+    def rules(self) -> Rules:
+        return self.rules_in_force
+
+    def reload(self, rules: Rules) -> None:
+        self.rules_in_force = rules
+        self.held.decide_again("rules changed")
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(600.0)  # nobody else would take a lease that has run out
+            await asyncio.sleep(RENEW_EVERY)
             self.ledger.renew()
 
     def _ready(self, name: str) -> None:
@@ -181,20 +252,20 @@ class SimulatedNode:
     async def stop(self) -> None:
         """As SIGTERM does."""
         self._renewing.cancel()
+        await self.held.close()
         await asyncio.gather(*(lane.close(5.0) for lane in self.lanes.values()))
         self.ledger._commit_jobs()
         self.ledger.die()
         await asyncio.sleep(0.01)
         self.lanes.clear()
 
-    def receive(self, sop: str, content: bytes, to: Sequence[str], verdict: Verdict = Verdict.ROUTE) -> Receipt:
+    def receive(self, sop: str, content: bytes, decision: Decision) -> Receipt:
         """An object that was answered 0x0000: its record is durable before the ledger hears of it."""
         number = next(self._ids)
         info = InstanceInfo(
             id=number, sop_class=CT, sop_instance=sop, transfer_syntax=EXPLICIT, origin=ORIGIN,
             received=0.0, size=4, checksum=content, study="2.25.9",
         )  # fmt: skip
-        decision = Decision(verdict=verdict, destinations=tuple(to), rules=("r",), version="v1")
         direct = frozenset(name for name in decision.destinations if self.lanes[name].reserve())
         self.largest_window = max(self.largest_window, 0, *(lane.window for lane in self.lanes.values()))
         receipt = Receipt(info=info, decision=decision, location=Location(1, 1, number * 4096, 4), direct=direct)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable
@@ -49,12 +50,14 @@ def _exactly(connection: socket.socket, size: int) -> bytes | None:
 
 
 class WireSender:
-    """One association to the router, one object at a time, fragment by fragment."""
+    """One association to the router, one object at a time, fragment by fragment; over TLS where it gets a context."""
 
-    def __init__(self, port: int, pair: tuple[str, str]) -> None:
+    def __init__(self, port: int, pair: tuple[str, str], *, tls: ssl.SSLContext | None = None) -> None:
         self._sop_class = pair[0]
         self.connection = socket.create_connection(("127.0.0.1", port), timeout=60)
         try:
+            if tls is not None:
+                self.connection = tls.wrap_socket(self.connection, server_hostname="127.0.0.1")
             self.connection.sendall(encode_request(propose([pair], called_ae="ROUTER", calling_ae="SENDER")))
             answer = read_pdu(self.connection)
             assert answer is not None

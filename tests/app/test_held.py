@@ -1,0 +1,65 @@
+"""What is held: decided again by other rules, also if they came while nobody looked; a change waits for a person."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+from tests.support.objects import encode, received, sha256, synthetic
+from tests.support.peers import wait_for
+from tests.support.router_process import RouterProcess
+from tests.support.wire import WireSender
+
+CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
+NOTHING = '[[rule]]\nname = "nothing"\nmatch = { Modality = "XX" }\nto = ["out"]\n'
+EVERYTHING = '[[rule]]\nname = "everything"\nto = ["out"]\n'
+
+
+def store(router: RouterProcess, uid: str, seed: int = 1) -> bytes:
+    data = encode(synthetic(sop_instance=uid, seed=seed))
+    with closing(WireSender(router.port, (CT, EXPLICIT))) as sender:
+        assert sender.store(uid, data) == 0x0000
+    return data
+
+
+def held(router: RouterProcess) -> int:
+    count: int = json.loads(router.get("/api/v1/status"))["held"]
+    return count
+
+
+def test_a_start_with_better_rules_releases_what_the_old_ones_held(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    router = RouterProcess(tmp_path / "router", {"out": f"file://{out}"}, rules=NOTHING)
+    with router:
+        data = store(router, "2.25.71")
+        wait_for(lambda: held(router) == 1, 20, "the object to be held")
+    with router:
+        assert held(router) == 1, "the same rules hold it again"
+    router.write_rules(EVERYTHING)
+    with router:
+        wait_for(lambda: received(out).get("2.25.71") == [sha256(data)], 20, "the object to be delivered")
+        wait_for(lambda: held(router) == 0, 20, "nothing to be held")
+
+
+def test_a_change_that_is_held_is_released_by_a_person_and_by_no_rule(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with RouterProcess(
+        tmp_path / "router",
+        {"out": f"file://{out}"},
+        rules=EVERYTHING,
+        node='on_changed_duplicate = "hold"\n',
+    ) as router:
+        first, second = store(router, "2.25.71"), store(router, "2.25.71", seed=2)
+        wait_for(lambda: held(router) == 1, 20, "the change to be held")
+        router.write_rules(NOTHING)
+        router.post("/-/reload")
+        other = store(router, "2.25.72")
+        wait_for(lambda: held(router) == 2, 20, "an object without a rule to be held")
+        router.write_rules(EVERYTHING)
+        router.post("/-/reload")
+        wait_for(lambda: received(out).get("2.25.72") == [sha256(other)], 20, "that one to be released")
+        assert received(out)["2.25.71"] == [sha256(first)]
+        assert held(router) == 1, "no rule decides of a change"
+        router.post("/api/v1/release", {})
+        wait_for(lambda: sha256(second) in received(out)["2.25.71"], 20, "the change to be delivered")
