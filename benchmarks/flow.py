@@ -129,6 +129,8 @@ class Sink:
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process.wait(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         found: dict[str, list[tuple[str, float]]] = {}
         for line in self.log.read_text().splitlines():
             uid, digest, arrived = line.split()

@@ -6,7 +6,7 @@ No task per object: a response that arrives sends the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -46,9 +46,9 @@ class LaneAssociation:
         self.over: asyncio.Future[None] = lane.loop.create_future()
 
     @property
-    def holds(self) -> Collection[int]:
-        """The deliveries in flight here."""
-        return self._in_flight.keys()
+    def holds(self) -> Mapping[int, Delivery]:
+        """The deliveries in flight here, by id."""
+        return self._in_flight
 
     @property
     def working(self) -> bool:

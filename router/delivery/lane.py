@@ -1,5 +1,5 @@
 """One lane per destination: its own window of deliveries, associations, rest and reason. Lanes share nothing but a
-memory budget.
+memory budget, of which each has a part that the others cannot use up.
 
 ::
 
@@ -16,6 +16,8 @@ Invariants:
 4. A failure of the destination is charged to no object, and a failure of one object does not stop the others.
 5. Timers are monotonic. Wall clock time is only written to the ledger.
 6. What is sent before it has arrived whole (``early``) is no delivery until ``offer`` makes one of it.
+7. Bytes in memory belong to what waits, and can then be let go (``_kept``), or to what is in flight. Of the latter
+   there are no more than the lane's part of the budget, but for one object of each association.
 
 States: *up*; *resting* after the destination failed, until a timer; *probing* with one object; *paused* by an operator.
 """
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -112,7 +114,11 @@ class Lane:
         self.since = time.time()
         self._ledger = ledger
         self._limits = limits
-        self._budget = budget
+        self._memory = budget.share(self._let_go)
+        self._kept: OrderedDict[int, Delivery] = OrderedDict()
+        """What waits and is in memory, in the order in which it will leave."""
+        self._flying = 0
+        """Bytes in memory of what is in flight."""
         self._random = random
         self._damaged = damaged
         self._waiting: tuple[deque[Delivery], ...] = tuple(deque() for _ in Priority)
@@ -196,7 +202,7 @@ class Lane:
         if early is not None and early.adopt(delivery):
             self._in_flight += 1
             return
-        if delivery.chunks is not None and not self._budget.take(delivery.instance.size):
+        if delivery.chunks is not None and not self._memory.take(delivery.instance.size):
             delivery.chunks = None
         self._enqueue(delivery)
 
@@ -236,7 +242,9 @@ class Lane:
 
     def count_anew(self) -> None:
         """After a fault of ours on the way of a delivery: what it left counted must not keep others from leaving."""
-        self._in_flight = sum(len(association.holds) for association in self._associations)
+        flying = [delivery for association in self._associations for delivery in association.holds.values()]
+        self._in_flight = len(flying)
+        self._flying = sum(delivery.instance.size for delivery in flying if delivery.chunks is not None)
         self.backlog()
 
     def status(self) -> LaneStatus:
@@ -344,22 +352,42 @@ class Lane:
             since, delivery = self._suspects[0]
             if self.loop.time() - since > SUSPECT_WAIT or not any(self._waiting):
                 self._suspects.popleft()
-                self._in_flight += 1
+                self._take_off(delivery)
                 return delivery
         for queue in self._waiting:
             if queue:
-                if queue[0].id in self._loading:
+                delivery = queue[0]
+                if delivery.id in self._loading:
                     return None  # it is being read; whoever reads it kicks
-                self._in_flight += 1
-                return queue.popleft()
+                if (
+                    delivery.chunks is not None
+                    and not alone
+                    and self._flying + delivery.instance.size > self._memory.part
+                ):
+                    return None  # an answer makes room
+                queue.popleft()
+                self._take_off(delivery)
+                return delivery
         return None
+
+    def _take_off(self, delivery: Delivery) -> None:
+        self._in_flight += 1
+        if delivery.chunks is not None:
+            self._kept.pop(delivery.id, None)
+            self._flying += delivery.instance.size
+
+    def _land(self, delivery: Delivery) -> None:
+        self._in_flight -= 1
+        if delivery.chunks is not None:
+            self._flying -= delivery.instance.size
 
     def put_back(self, delivery: Delivery) -> None:
         """Not sent, through no fault of its own: it is the next again."""
-        self._in_flight -= 1
+        self._land(delivery)
         if delivery.chunks is None:
             self._unread = True
         self._waiting[delivery.priority].appendleft(delivery)
+        self._keep_next(delivery)
 
     def pairs(self) -> list[Pair]:
         """What an association should be negotiated for: what waits, then what was seen before; at most 128."""
@@ -381,13 +409,15 @@ class Lane:
         info = delivery.instance
         allowed = self.destination.transfer_syntaxes
         if allowed is not None and info.transfer_syntax not in allowed:
-            self._in_flight += 1
+            self._take_off(delivery)
             self._give_up(delivery, Judgement(Meaning.NO_CONTEXT, "the destination does not take this transfer syntax"))
             return
         self._remember((info.sop_class, info.transfer_syntax))
         if delivery.chunks is None:
             self._unread = True
         self._waiting[delivery.priority].append(delivery)
+        if delivery.chunks is not None:
+            self._kept[delivery.id] = delivery
 
     def _remember(self, pair: Pair) -> None:
         if pair == self._last_pair:
@@ -464,29 +494,55 @@ class Lane:
                     delivery.chunks is None
                     and delivery.id not in self._loading
                     and delivery.instance.size <= self._limits.object_memory
-                    and self._budget.take(delivery.instance.size)
+                    and self._take_ahead(delivery)
                 ):
                     self._loading.add(delivery.id)
                     self._spawn(self._load(delivery))
 
+    def _take_ahead(self, delivery: Delivery) -> bool:
+        """Memory for what will soon be sent; it may take the place of what will be sent later."""
+        memory = self._memory
+        if memory.take_ahead(delivery.instance.size):
+            return True
+        last = next(reversed(self._kept.values()), None)
+        if last is None or (last.priority, last.id) <= (delivery.priority, delivery.id):
+            return False
+        self._let_go()
+        return memory.take_ahead(delivery.instance.size)
+
     async def _load(self, delivery: Delivery) -> None:
         try:
             delivery.chunks = await self.spool.load(delivery.instance, delivery.location)
+            self._keep_next(delivery)
         except SpoolError as error:
-            self._budget.give_back(delivery.instance.size)
+            self._memory.give_back(delivery.instance.size)
             queue = self._waiting[delivery.priority]
             if delivery in queue:
                 queue.remove(delivery)
-                self._in_flight += 1
+                self._take_off(delivery)
                 self.failed(delivery, error)
         finally:
             self._loading.discard(delivery.id)
         self.kick()
 
-    def forget_bytes(self, delivery: Delivery) -> None:
+    def _keep_next(self, delivery: Delivery) -> None:
+        """It waits, and is the next to leave."""
+        if delivery.chunks is not None:
+            self._kept[delivery.id] = delivery
+            self._kept.move_to_end(delivery.id, last=False)
+
+    def _let_go(self) -> bool:
+        """Give up the memory of what will leave last: it is read from the spool then."""
+        if not self._kept:
+            return False
+        self._forget_bytes(self._kept.popitem()[1])
+        self._unread = True
+        return True
+
+    def _forget_bytes(self, delivery: Delivery) -> None:
         if delivery.chunks is not None:
             delivery.chunks = None
-            self._budget.give_back(delivery.instance.size)
+            self._memory.give_back(delivery.instance.size)
 
     # Outcomes ----------------------------------------------------------------------------------------------
 
@@ -511,8 +567,9 @@ class Lane:
         if strikes >= STRIKES:
             self._conclude(delivery, judgement, None)
             return
-        self._in_flight -= 1
+        self._land(delivery)
         self._suspects.append((self.loop.time(), delivery))
+        self._keep_next(delivery)
         self.metrics.outcome(OutcomeKind.RETRY)
 
     def no_context(self, delivery: Delivery) -> bool:
@@ -592,8 +649,8 @@ class Lane:
         charge: bool = False,
         not_before: float = 0.0,
     ) -> None:
-        self._in_flight -= 1
-        self.forget_bytes(delivery)
+        self._land(delivery)
+        self._forget_bytes(delivery)
         if self._strikes:
             self._strikes.pop(delivery.id, None)
         self.metrics.outcome(kind)

@@ -401,6 +401,16 @@ class Store:
             self.woken.add(destination)
             self.event(now, newest[2], destination, "resend", "an older version arrived after it")
 
+    def _others_may_leave(self, instance: int, destination: str) -> None:
+        """``instance`` is not under way any more: other versions of it may have waited for that, and for nothing
+        else."""
+        if self._one(
+            "select exists(select 1 from instance me join instance i on i.sop = me.sop and i.id <> me.id "
+            "join delivery d on d.instance_id = i.id and d.dest = ? and d.state = 'ready' where me.id = ?)",
+            (destination, instance),
+        )[0]:
+            self.woken.add(destination)
+
     def _identical(self, instance: int, verdict: str, receipt: Receipt, now: float) -> ReceiptResult:
         """The same bytes again: owed only where they were never owed; what had been given up gets another chance."""
         execute = self.connection.execute
@@ -576,6 +586,7 @@ class Store:
                 self.delta.keep(segment, length)
             for instance, destination in late:
                 self._newer_again(instance, destination, now)
+                self._others_may_leave(instance, destination)
         for name, ids in arrived.items():
             self.audit.sent_rows(name, ids, now)
 
@@ -595,14 +606,17 @@ class Store:
                 self._closed(row[0], row[1], now, settle=True)
                 if row[2] is not None:
                     self._newer_again(row[0], row[1], now)
+                    self._others_may_leave(row[0], row[1])
             return
         if kind is OutcomeKind.DEAD:
             row = execute(
                 "update delivery set state='dead', owner=null, last_status=?, last_error=?, attempts=attempts+?, updated=? "
-                "where id=? and fence=? and state='leased' returning instance_id, dest",
+                "where id=? and fence=? and state='leased' returning instance_id, dest, after",
                 (status, reason, charge, now, outcome.delivery_id, outcome.fence),
             ).fetchone()
             if row is not None:
+                if row[2] is not None:
+                    self._others_may_leave(row[0], row[1])
                 self._closed(row[0], row[1], now, settle=False)
                 self.delta.dead += 1
                 self.audit.sent_rows(row[1], (row[0],), now, failed=True)
@@ -611,9 +625,11 @@ class Store:
         row = execute(
             "update delivery set state='ready', owner=null, last_status=?, last_error=?, attempts=attempts+?, "
             "first_attempt=case when ?=1 then coalesce(first_attempt, ?) else first_attempt end, not_before=?, updated=? "
-            "where id=? and fence=? and state='leased' returning instance_id, dest",
+            "where id=? and fence=? and state='leased' returning instance_id, dest, after",
             (status, reason, charge, charge, now, outcome.not_before, now, outcome.delivery_id, outcome.fence),
         ).fetchone()
+        if row is not None and row[2] is not None:
+            self._others_may_leave(row[0], row[1])
         if row is not None and charge:
             self.event(now, row[0], row[1], "retry", reason)
 

@@ -84,6 +84,7 @@ class FakeSender:
         self.closed: asyncio.Future[Exception | None] = loop.create_future()
         self.pairs = frozenset(pairs)
         self.sent: list[int] = []
+        self.window = 1
         self.waiting: dict[int, asyncio.Future[StoreResponse]] = {}
         self._answer = answer
         self._refused = refused
@@ -95,7 +96,7 @@ class FakeSender:
 
     @property
     def room(self) -> int:
-        return 1 - len(self.waiting) if self.alive else 0
+        return self.window - len(self.waiting) if self.alive else 0
 
     def proposed(self, info: InstanceInfo) -> bool:
         return (info.sop_class, info.transfer_syntax) in self.pairs
@@ -187,6 +188,7 @@ class Bench:
     async def close(self) -> None:
         await self.lane.close(1)
         assert self.budget.used == 0 or self.lane.waiting, "bytes are counted as kept that nobody keeps"
+        assert self.lane._flying == 0, "bytes are counted as in flight that are not"
 
     # LaneMetrics and Log ---------------------------------------------------------------------------------------
 

@@ -30,6 +30,66 @@ async def test_what_waits_in_the_ledger_is_leased_and_delivered_in_order() -> No
     await bench.close()
 
 
+async def offered(bench: Bench, count: int) -> list[Any]:
+    """So many objects of 4 bytes, just received."""
+    await bench.lane._lease(1)  # the start's look at the ledger: nothing waits
+    found = [delivery(chunks=[b"data"]) for _ in range(count)]
+    for one in found:
+        assert bench.lane.reserve()
+        bench.lane.offer(one)
+    bench.lane.kick()
+    return found
+
+
+async def test_a_lane_that_cannot_send_lets_go_of_memory_that_another_needs() -> None:
+    bench = Bench(max_associations=1)
+    bench.budget.limit = 40
+    other = bench.budget.share(lambda: False)
+    bench.answer = lambda info: None
+    objects = await offered(bench, 10)
+    await bench.until(lambda: bench.sent)
+    assert bench.budget.used == 40, "all of it while nobody else wants any"
+    assert all(other.take(4) for _ in range(5))
+    assert [one.chunks is not None for one in objects] == [True] * 5 + [False] * 5, "what leaves last is read again"
+    assert not other.take(4)
+    bench.answer = lambda info: 0x0000
+    bench.senders[0]._respond(bench.sent[0], 0x0000)
+    await bench.until(lambda: len(bench.ledger.outcomes) == 10)
+    assert bench.sent == [one.id for one in objects]
+    other.give_back(20)
+    await bench.close()
+
+
+async def test_what_is_in_flight_takes_no_more_memory_than_the_lanes_part() -> None:
+    bench = Bench(max_associations=1)
+    bench.budget.limit = 40
+    bench.budget.share(lambda: False)
+    bench.answer = lambda info: None
+    objects = await offered(bench, 10)
+    await bench.until(lambda: bench.sent)
+    sender = bench.senders[0]
+    sender.window = 16
+    bench.lane.kick()
+    assert len(sender.sent) == 5, "5 times 4 bytes are half of 40"
+    for one in objects:
+        sender._respond(one.id, 0x0000)
+        await bench.until(lambda one=one: len(bench.ledger.outcomes) == objects.index(one) + 1)
+        assert len(sender.waiting) <= 5
+    assert bench.sent == [one.id for one in objects]
+    await bench.close()
+
+
+async def test_one_object_on_each_association_is_sent_however_small_the_part() -> None:
+    bench = Bench(max_associations=1)
+    bench.budget.limit = 4
+    for _ in range(3):
+        bench.budget.share(lambda: False)
+    objects = await offered(bench, 3)
+    await bench.until(lambda: len(bench.ledger.outcomes) == 3)
+    assert bench.sent == [one.id for one in objects]
+    await bench.close()
+
+
 async def test_a_just_received_object_takes_its_reserved_place() -> None:
     bench = Bench(window=2)
     await bench.lane._lease(1)  # the start's look at the ledger: nothing waits

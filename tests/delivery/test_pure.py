@@ -101,3 +101,35 @@ def test_the_budget_gives_no_more_than_it_has() -> None:
     assert not budget.take(5)
     budget.give_back(6)
     assert budget.take(10)
+
+
+def test_what_one_lane_keeps_beyond_its_part_is_let_go_for_another() -> None:
+    budget = Budget(100)
+    kept = [10] * 9
+    greedy = budget.share(lambda: bool(kept) and (greedy.give_back(kept.pop()), True)[1])
+    modest = budget.share(lambda: False)
+    assert all(greedy.take(size) for size in kept), "while nobody else wants the room"
+    assert modest.take(30)
+    assert (greedy.used, modest.used, budget.used) == (70, 30, 100)
+    assert not greedy.take(10), "what is beyond its part is not taken from another"
+    assert modest.take(20)
+    assert (greedy.used, modest.used) == (50, 50)
+    assert not modest.take(10)
+    assert greedy.used == 50, "a part is never touched"
+
+
+def test_what_cannot_be_spared_is_not_waited_for() -> None:
+    budget = Budget(100)
+    greedy, modest = budget.share(lambda: False), budget.share(lambda: False)
+    assert greedy.take(90)
+    assert not modest.take(20)
+    assert modest.take(10)
+
+
+def test_reading_ahead_goes_beyond_the_part_only_while_half_of_all_is_free() -> None:
+    budget = Budget(100)
+    one, _other, _third, _fourth = (budget.share(lambda: False) for _ in range(4))
+    assert one.take_ahead(25)
+    assert one.take_ahead(25)
+    assert not one.take_ahead(1)
+    assert one.take(50), "what has just come may have any free room"

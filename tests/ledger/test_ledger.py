@@ -75,6 +75,29 @@ async def test_a_newer_version_waits_for_the_older_one(tmp_path: Path) -> None:
     await ledger.close()
 
 
+@pytest.mark.parametrize("kind", [OutcomeKind.DELIVERED, OutcomeKind.WARNING, OutcomeKind.DEAD])
+async def test_what_waited_for_an_older_version_is_told_of_as_soon_as_it_may_leave(
+    tmp_path: Path, kind: OutcomeKind
+) -> None:
+    ledger = open_ledger(tmp_path)
+    woken: list[str] = []
+    ledger.ready = woken.append
+    await record(ledger, receipt("2.25.77", to=("a", "b"), content=b"1"))
+    await record(ledger, receipt("2.25.77", to=("a", "b"), content=b"2"))
+    (older,) = await ledger.lease("a", 10)
+    assert woken == []
+    settle(ledger, older, kind)
+    await ledger.flush()
+    await asyncio.sleep(0)
+    assert woken == ["a"], "its lane would look a minute later"
+    (newer,) = await ledger.lease("a", 10)
+    settle(ledger, newer)
+    await ledger.flush()
+    await asyncio.sleep(0)
+    assert woken == ["a"], "nothing waits any more"
+    await ledger.close()
+
+
 async def test_an_identical_duplicate_is_owed_only_where_it_never_was(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     await record(ledger, receipt("2.25.5", to=("a",)))

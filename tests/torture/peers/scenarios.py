@@ -41,6 +41,7 @@ class Seen:
 @dataclass(frozen=True)
 class Scenario:
     test: str
+    """The campaign that tries the same on the router at length; "peers" where this is all there is."""
     promise: str
     goal: str
     run: Callable[[Subject, Path], Seen]
@@ -281,9 +282,9 @@ def memory(pid: int, field: str) -> int:
 
 
 SCENARIOS = (
-    Scenario("T25", "the command's SOP Instance UID is not the data set's", "refused (0xA900), not kept", other_uid),
+    Scenario("peers", "the command's SOP Instance UID is not the data set's", "refused (0xA900), not kept", other_uid),
     Scenario("T19", "half a data set with the last-fragment flag", "refused, not kept", half),
-    Scenario("T11", "same SOP Instance UID, other pixels", "0x0000, both kept", other_pixels),
+    Scenario("peers", "same SOP Instance UID, other pixels", "0x0000, both kept", other_pixels),
     Scenario("T23", f"{DEPTH:,} nested sequences", "answered, lives", nested),
     Scenario("T2", "kill -9 right after the answers", "0 lost", killed),
     Scenario("T3", "power cut on ext4 right after the answers", "0 lost", power_cut, lambda: unable("ext4")),
