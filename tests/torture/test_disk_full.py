@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.objects import encode, synthetic
-from tests.support.peers import wait_for
+from tests.support.peers import cannot, wait_for
 from tests.support.router_process import RouterProcess
 from tests.support.scu import RawSender
 from tests.torture.figures import Figure, report
@@ -71,7 +71,7 @@ class Disk:
             check=False,
         )
         if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+            cannot(f"no file system can be mounted here: {done.stderr.strip()}")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -267,7 +267,7 @@ def test_a_disk_without_inodes_refuses_with_try_again_and_heals(tmp_path: Path) 
 def test_a_quota_that_is_used_up_refuses_with_try_again_and_heals(tmp_path: Path) -> None:
     """Seen by nobody before the write that exceeds it; of the spool's files and of SQLite's."""
     if why := unable():
-        pytest.skip(why)
+        cannot(why)
     with StrictMount(tmp_path / "disk") as mount:
         (mount.path / "data").mkdir()
         (tmp_path / "router").mkdir()

@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 import pytest
 
-from tests.support.peers import wait_for
+from tests.support.peers import cannot, wait_for
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
 from tests.torture.oracle import Oracle, lines
@@ -125,7 +125,7 @@ def test_after_the_first_error_of_the_disk_nothing_is_answered_and_the_router_en
 ) -> None:
     points = amount("io-errors", 4, 330)
     if why := unable():
-        pytest.skip(why)
+        cannot(why)
     chance = random.Random(7)
     slowest, met = 0.0, 0
     with bench(tmp_path) as made, scratch() as images:
@@ -178,7 +178,7 @@ def test_after_the_first_error_of_the_disk_nothing_is_answered_and_the_router_en
 @pytest.mark.timeout(600)
 def test_a_write_that_takes_less_than_it_got_is_no_error(tmp_path: Path) -> None:
     if why := unable():
-        pytest.skip(why)
+        cannot(why)
     with bench(tmp_path, short_writes()) as made:
         made.router.start()
         made.oracle.send(made.router.port, senders=2, seed=600)
@@ -195,7 +195,7 @@ def test_a_write_that_takes_less_than_it_got_is_no_error(tmp_path: Path) -> None
 @pytest.mark.parametrize("ledger", ["there", "lost"])
 def test_a_sector_that_cannot_be_read_keeps_nothing_else_from_being_delivered(tmp_path: Path, ledger: str) -> None:
     if why := unable():
-        pytest.skip(why)
+        cannot(why)
     with bench(tmp_path) as made:
         router, oracle = made.router, made.oracle
         router.start()

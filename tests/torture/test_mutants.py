@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.peers import cannot
 from tests.torture.figures import Figure, report
 from tests.torture.images import unable
 from tests.torture.mutants import MUTANTS
@@ -46,7 +47,7 @@ def found_out(folder: Path, rounds: int, **how: object) -> str:
 @pytest.mark.timeout(3600)
 def test_a_router_without_a_step_of_durability_is_found_out(tmp_path: Path, campaign: bool) -> None:
     if why := unable("ext4"):
-        pytest.skip(why)
+        cannot(why)
     told = {
         name: found_out(tmp_path / name, 6, program=[sys.executable, "-m", "tests.torture.mutants", name])
         for name in (MUTANTS if campaign else SHARE)
@@ -70,7 +71,7 @@ def test_a_router_without_a_step_of_durability_is_found_out(tmp_path: Path, camp
 @pytest.mark.timeout(600)
 def test_without_any_sync_the_suite_fails(tmp_path: Path, amount: Callable[[str, int, int], int]) -> None:
     if why := unable("ext4"):
-        pytest.skip(why)
+        cannot(why)
     libraries = glob.glob("/usr/lib/*/libeatmydata.so*")
     assert libraries, "libeatmydata is missing: sh tests/install-peers.sh"
     told = found_out(tmp_path, 3, environment={"LD_PRELOAD": libraries[0]})

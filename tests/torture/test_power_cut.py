@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.peers import wait_for
+from tests.support.peers import cannot, wait_for
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
 from tests.torture.images import Image, unable
@@ -114,7 +114,7 @@ def test_nothing_answered_is_lost_over_power_cuts(
 ) -> None:
     cuts = amount("cuts", 2, 250)
     if why := unable(kind):
-        pytest.skip(why)
+        cannot(why)
     verdict = survive(tmp_path, kind, layout, cuts=cuts, seed=300)
     assert (verdict.lost, verdict.changed) == (0, 0), verdict
     assert verdict.answered > cuts
@@ -135,7 +135,7 @@ def test_nothing_answered_is_lost_over_power_cuts(
 def test_the_disks_of_this_test_do_lose_what_was_not_synced(tmp_path: Path) -> None:
     for kind in ("ext4", "xfs"):
         if why := unable(kind):
-            pytest.skip(why)
+            cannot(why)
         with Image(tmp_path / kind, tmp_path / f"{kind}-mount", kind) as image:
             synced, other = image.mount / "synced", image.mount / "other"
             for path in (synced, other):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.peers import wait_for
+from tests.support.peers import cannot, wait_for
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
 from tests.torture.mutants import MUTANTS, NEEDS_STRICT_DISK
@@ -151,7 +151,7 @@ def states_of_the_next_start(before: State, folder: Path, *, count: int, seed: i
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The journal of a short run."""
     if why := unable():
-        pytest.skip(why)
+        cannot(why)
     return record(tmp_path_factory.mktemp("recording"), seed=400, answers=60, kills=1)
 
 
@@ -231,7 +231,7 @@ def test_a_sync_that_were_not_called_would_be_noticed(recording: Path, syncs: st
 def test_a_router_without_a_step_of_durability_is_found_out(tmp_path: Path, campaign: bool) -> None:
     """By the very program: the tests above leave the syncs out of the journal."""
     if why := unable():
-        pytest.skip(why)
+        cannot(why)
     if not campaign:
         pytest.skip("a router each: only with --torture")
     names = list(MUTANTS | NEEDS_STRICT_DISK)
