@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from pynetdicom import AE, evt
@@ -26,7 +27,7 @@ def main() -> None:
     def store(event: evt.Event) -> int:
         data = event.request.DataSet.getvalue()
         uid = str(event.request.AffectedSOPInstanceUID)
-        os.write(output, f"{uid} {hashlib.sha256(data).hexdigest()}\n".encode())
+        os.write(output, f"{uid} {hashlib.sha256(data).hexdigest()} {time.monotonic():.4f}\n".encode())
         os.fdatasync(output)
         return 0x0000
 

@@ -134,7 +134,7 @@ def test_full_load_in_little_memory_is_slower_and_loses_nothing(
         finally:
             router.kill()
         verdict = oracle.judge()
-    assert (verdict.lost, verdict.changed) == (0, 0)
+    assert (verdict.wrong, verdict.duplicates) == (0, 0), verdict
     report(
         Figure(
             test="T16",

@@ -58,8 +58,8 @@ def record(
         (mount.path / "data").mkdir()
         (folder / "router").mkdir()
         (folder / "router" / "data").symlink_to(mount.path / "data")
-        with Oracle(mount.path / "books", destinations=DESTINATIONS) as oracle:
-            router = RouterProcess(folder / "router", oracle.urls, extra=SMALL, program=program)
+        with Oracle(mount.path / "books", destinations=DESTINATIONS, routed=True) as oracle:
+            router = RouterProcess(folder / "router", oracle.urls, rules=oracle.rules, extra=SMALL, program=program)
             try:
                 router.start()
                 oracle.send(router.port, senders=2, seed=seed)
