@@ -1,8 +1,8 @@
 """The ledgers of the oracle: what a sender meant to send, what it was answered, and what arrived where.
 
-A sender keeps two: a line ``UID SHA-256 DESTINATIONS`` in the one before it sends an object, and the same line, synced,
-in the other after the answer 0x0000. A destination's line, synced before it answers, is ``UID SHA-256 SECONDS``, of the
-system's monotonic clock.
+A sender keeps two: a line ``UID SHA-256 DESTINATIONS`` in the one each time before it sends an object, and the same
+line, synced, in the other after the answer 0x0000. A destination's line, synced before it answers, is ``UID SHA-256
+SECONDS``, of the system's monotonic clock.
 """
 
 from __future__ import annotations
@@ -33,11 +33,9 @@ class Book:
         self._lines: dict[str, bytes] = {}
 
     def intend(self, uid: str, body: bytes) -> None:
-        """Before it is sent. Only the router is ever killed, so nothing of this needs a sync."""
-        line = f"{uid} {hashlib.sha256(body).hexdigest()} {self._where}\n".encode()
-        if self._lines.get(uid) != line:
-            self._lines[uid] = line
-            os.write(self._intentions, line)
+        """Before it is sent, each time. Only the router is ever killed, so nothing of this needs a sync."""
+        self._lines[uid] = f"{uid} {hashlib.sha256(body).hexdigest()} {self._where}\n".encode()
+        os.write(self._intentions, self._lines[uid])
 
     def answered(self, uid: str) -> None:
         """It was answered 0x0000; on the disk when this returns."""

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,9 +44,11 @@ class Verdict:
     astray: int
     """Arrived where no rule wants it."""
     duplicates: int
+    resent: int
+    """Of the duplicates: not by a kill, and no more than its sender has sent it again, not having heard an answer. The
+    router need not know any more what was delivered and settled before."""
     unexplained: int
-    """Of the duplicates: no process of the router was killed after the first had arrived, or so long after it that it
-    must have been remembered."""
+    """Of the duplicates: neither that, nor had they arrived just before a process of the router was killed."""
     forgotten: float
     """Seconds, at most, from the arrival of what came twice to the kill that made it so."""
     unasked: int
@@ -60,9 +63,10 @@ class Verdict:
         """For a figure; ``unexplained`` must be 0."""
         if not self.duplicates:
             return "0 repeated"
+        again = f", but for {self.resent:,} that were sent again" if self.resent else ""
         return (
-            f"{self.duplicates:,} repeated, each had arrived {max(0.0, self.forgotten):.2f} s before a kill at most "
-            f"(bound {FORGOTTEN:.0f} s)"
+            f"{self.duplicates:,} repeated, had arrived {max(0.0, self.forgotten):.2f} s before a kill at most "
+            f"(bound {FORGOTTEN:.0f} s){again}"
         )
 
 
@@ -221,6 +225,13 @@ class Oracle:
         self._read()
         return not any(self._owed[: self.count])
 
+    def complete(self) -> bool:
+        """``drained``, and the folder has everything too. Reads all of it."""
+        if not self.drained():
+            return False
+        self._read_files()
+        return not any(self._owed)
+
     def deliveries(self, uids: Iterable[str]) -> int:
         """That these answered objects are to have."""
         self._read()
@@ -231,14 +242,16 @@ class Oracle:
         self._read()
         self._read_files()
         intended: dict[str, tuple[str, frozenset[int]]] = {}
+        attempts: Counter[str] = Counter()
         for path in self.sent:
             for uid, digest, where in Page(path.with_name(INTENDED + path.name)).turn():
                 intended[uid] = digest, self._indices(where)
+                attempts[uid] += 1
         for (uid, digest), where in self._wanted.items():
             assert intended.get(uid) == (digest, where), f"{uid} was answered and never meant to be sent"
         answered = {uid for uid, _ in self._wanted}
-        changed = astray = duplicates = unasked = 0
-        repeats: list[float] = []
+        changed = astray = duplicates = unasked = resent = unexplained = 0
+        forgotten = 0.0
         for index, arrived in enumerate(self._arrived):
             for (uid, digest), moments in arrived.items():
                 meant, where = intended.get(uid, ("", frozenset((index,))))
@@ -246,7 +259,11 @@ class Oracle:
                 astray += index not in where
                 unasked += uid not in answered
                 duplicates += len(moments) - 1
-                repeats += [self._age(*pair) for pair in pairwise(moments)]
+                ages = [self._age(*pair) for pair in pairwise(moments)]
+                forgotten = max([forgotten, *(age for age in ages if age <= FORGOTTEN)])
+                others = sum(age > FORGOTTEN for age in ages)
+                resent += min(others, attempts[uid] - 1)
+                unexplained += max(0, others - (attempts[uid] - 1))
         return Verdict(
             answered=len(self._answered),
             deliveries=sum(map(len, self._wanted.values())),
@@ -254,8 +271,9 @@ class Oracle:
             changed=changed,
             astray=astray,
             duplicates=duplicates,
-            unexplained=sum(age > FORGOTTEN for age in repeats),
-            forgotten=max(repeats, default=0.0),
+            resent=resent,
+            unexplained=unexplained,
+            forgotten=forgotten,
             unasked=unasked,
         )
 

@@ -49,8 +49,8 @@ def main() -> None:
             uid = f"2.25.{seed:06d}1{number:048d}".replace("2.25.0", "2.25.9")
             body = template[random_.choices(SIZES, WEIGHTS)[0]].replace(b"1" * 60, uid.encode())
             pending = uid, body
-            book.intend(uid, body)
         uid, body = pending
+        book.intend(uid, body)
         try:
             status = sender.store(CT, uid, EXPLICIT, body)
         except (RuntimeError, ValueError, OSError):

@@ -104,6 +104,15 @@ def test_what_comes_twice_must_have_come_just_before_a_kill(scene: Scene, kill: 
     assert (verdict.duplicates, verdict.unexplained) == (1, unexplained)
 
 
+def test_what_its_sender_sent_again_may_come_again_as_often(scene: Scene) -> None:
+    for times in range(3):
+        scene.arrives(seconds=10.0 * times)
+    assert scene.judged().unexplained == 2
+    scene.book.intend("2.25.1", DATA)
+    verdict = scene.judged()
+    assert (verdict.duplicates, verdict.resent, verdict.unexplained) == (2, 1, 1)
+
+
 def test_files_of_which_only_a_part_is_there_are_seen(scene: Scene) -> None:
     scene.is_filed()
     (path,) = scene.files.rglob("*.dcm")

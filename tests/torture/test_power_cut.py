@@ -64,6 +64,21 @@ class Unrecovered(Exception):
     """A router that had answered before the power went does not start any more."""
 
 
+class Idle:
+    """Whether a router has not had anything to deliver for some seconds."""
+
+    ENOUGH = 3.0
+
+    def __init__(self, router: RouterProcess) -> None:
+        self._router = router
+        self._since = time.monotonic()
+
+    def long_enough(self) -> bool:
+        if self._router.metric("dicom_router_queue_depth"):
+            self._since = time.monotonic()
+        return time.monotonic() - self._since > self.ENOUGH
+
+
 def survive(
     folder: Path,
     kind: str,
@@ -113,11 +128,14 @@ def survive(
                 except RuntimeError as error:
                     raise Unrecovered(str(error)) from error
             oracle.stop_sending()
-            # What is lost never comes: when nothing is owed any more, what came is judged.
+            # What is lost never comes: when nothing has been owed for a while, what came is judged.
+            idle = Idle(router)
             with contextlib.suppress(TimeoutError):
-                wait_for(lambda: oracle.drained() or owes_nothing(router), patience, "delivery of everything answered")
-            with contextlib.suppress(TimeoutError):
-                wait_for(lambda: owes_nothing(router), patience, "a router that owes nothing")
+                wait_for(
+                    lambda: (oracle.drained() and owes_nothing(router) and oracle.complete()) or idle.long_enough(),
+                    patience,
+                    "delivery of everything answered",
+                )
             verdict = oracle.judge()
             if not verdict.wrong:
                 left_nothing(router, [files])
