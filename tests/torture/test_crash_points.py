@@ -26,6 +26,8 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 KINDS = ("write", "sync", "name", "size", "send")
 SIZES = (2_000, 700_000, 20_000, 1_500_000, 2_000, 700_000, 700_000, 20_000, 1_200_000, 700_000, 2_000, 700_000)
 """Small ones, streamed ones, and together more than a segment of the log holds."""
+RECOVERIES = 3
+"""Times a recovery may be tried until the router has died in it."""
 MORE = 4
 """Times the same work may be given again until the router has died."""
 SPOOL = '\n[spool]\nsegment_size = "4MiB"\nkeep_delivered = 0.1\n'
@@ -162,9 +164,11 @@ def test_a_router_that_dies_at_any_call_while_it_works_loses_nothing(
         Figure(
             test="T1",
             promise="process killed at a chosen system call while it receives and delivers: nothing answered is lost",
-            goal="0 lost at every call",
+            goal="0 lost, changed or astray; at every call",
+            met=sum(died.values()) == len(tried),
             found=f"0 of {verdict.deliveries:,} deliveries lost, changed or astray; {verdict.repeated}; died at "
-            + ", ".join(f"{died[kind]} of {found[kind]} calls of {kind}" for kind in KINDS),
+            + ", ".join(f"{died[kind]} of {sum(one == kind for one, _ in tried)} calls of {kind}" for kind in KINDS)
+            + f" ({sum(found.values())} in all)",
             n=len(tried),
             command="make torture (tests/torture/test_crash_points.py)",
         ),
@@ -196,25 +200,33 @@ def test_a_router_that_dies_at_any_call_of_its_recovery_loses_nothing(
         found = counts(whole)
         died = dict.fromkeys(KINDS, 0)
         share = amount("points", 1, 0)
-        tried = list(points({**found, "send": min(found["send"], 20)}, share or None))
+        tried = list(points(found, share or None))
         for kind, number in tried:
-            router = left_behind(f"{kind}-{number}", kind, number)
-            with contextlib.suppress(RuntimeError):
-                router.start()
-                wait_for(lambda router=router: ended(router) or oracle.drained(), 60, "delivery")  # type: ignore[misc]
-            if ended(router):
-                died[kind] += 1
-                oracle.killed()
-            scene.finish(router, {})
+            for again in range(RECOVERIES):  # how many calls it takes depends on what it finds
+                router = left_behind(f"{kind}-{number}-{again}", kind, number)
+                with contextlib.suppress(RuntimeError):
+                    router.start()
+                    wait_for(lambda router=router: ended(router) or oracle.drained(), 60, "delivery")  # type: ignore[misc]
+                dead = ended(router)
+                if dead:
+                    died[kind] += 1
+                    oracle.killed()
+                scene.finish(router, {})
+                if dead:
+                    break
         verdict = oracle.judge()
-    assert sum(died.values()) >= 0.5 * len(tried), "hardly ever did the router die where it should"
+    assert sum(died.values()) >= (0.8 if campaign else 0.5) * len(tried), (
+        "hardly ever did the router die where it should"
+    )
     report(
         Figure(
             test="T1",
             promise="process killed at a chosen system call of its recovery: nothing answered is lost",
-            goal="0 lost at every call",
+            goal="0 lost, changed or astray; at every call",
+            met=sum(died.values()) == len(tried),
             found=f"0 of {verdict.deliveries:,} deliveries lost, changed or astray; {verdict.repeated}; died at "
-            + ", ".join(f"{died[kind]} of {found[kind]} calls of {kind}" for kind in KINDS),
+            + ", ".join(f"{died[kind]} of {sum(one == kind for one, _ in tried)} calls of {kind}" for kind in KINDS)
+            + f" ({sum(found.values())} in all)",
             n=len(tried),
             command="make torture (tests/torture/test_crash_points.py)",
         ),
