@@ -76,7 +76,7 @@ def test_nothing_answered_is_lost_over_kills(
         assert (verdict.wrong, verdict.unexplained) == (0, 0), verdict
         left_nothing(router)
     restarts.sort()
-    usual = restarts[max(0, len(restarts) * 99 // 100 - 1)]
+    usual = restarts[len(restarts) * 99 // 100]
     assert usual <= (READY if campaign else 20.0), "a shared machine may take much of it away for a second"
     report(
         Figure(
@@ -84,7 +84,8 @@ def test_nothing_answered_is_lost_over_kills(
             promise=f"process killed at random, {workers} worker{'s' * (workers > 1)}: nothing answered is lost",
             goal=f"0 lost, changed or astray; nothing left behind; ready again ≤ {READY:.0f} s (99 of 100)",
             found=f"0 of {verdict.deliveries:,} deliveries lost, changed or astray; {verdict.repeated}; "
-            f"ready again after {restarts[len(restarts) // 2]:.2f} s (median), {usual:.2f} s (99 of 100), {restarts[-1]:.2f} s (max)",
+            f"ready again after {restarts[len(restarts) // 2]:.2f} s (median), {usual:.2f} s (99 of 100), "
+            f"{restarts[-1]:.2f} s (max)",
             met=usual <= READY,
             n=kills,
             command=f"make torture (tests/torture/test_sigkill.py, --amount kills={kills})",
