@@ -27,8 +27,8 @@ def make_folder(folder: Path, mode: int) -> None:
 
     Folders above it that were there before are synced as far as we may read them, up to where they are mounted.
     """
+    folder = place = Path(os.path.realpath(folder))  # the names that count are behind links
     above: list[Path] = []
-    place = folder
     while place != place.parent and not os.path.ismount(place):
         place = place.parent
         above.append(place)

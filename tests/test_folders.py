@@ -56,3 +56,10 @@ def test_what_we_may_not_read_above_is_for_its_owner_to_sync(tmp_path: Path, mon
     monkeypatch.setattr(os, "open", guarded)
     make_folder(tmp_path / "a", 0o700)
     assert (tmp_path / "a").is_dir()
+
+
+def test_behind_a_link_the_names_that_count_are_those_of_its_target(tmp_path: Path, synced: list[Path]) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    make_folder(tmp_path / "link" / "a", 0o700)
+    assert {tmp_path / "real" / "deep", tmp_path / "real", tmp_path} <= set(synced)

@@ -51,7 +51,7 @@ def test_a_router_without_a_step_of_durability_is_found_out(tmp_path: Path, camp
     if why := unable("ext4"):
         cannot(why)
     told = {
-        name: found_out(tmp_path / name, 6, program=[sys.executable, "-m", "tests.torture.mutants", name])
+        name: found_out(tmp_path / name, 12, program=[sys.executable, "-m", "tests.torture.mutants", name])
         for name in (MUTANTS if campaign else SHARE)
     }
     for name, how in told.items():
