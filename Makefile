@@ -70,12 +70,13 @@ bench: $(VENV)/.tests debian-packages
 bench-quick: $(VENV)/.tests debian-packages
 	$(BIN)/python -m benchmarks.flow --rounds 2 --scale 0.5 --sizes 16KiB,512KiB --systems limit,router,storescp
 
-torture: $(VENV)/.tests debian-packages
+# SECONDS for each target of the fuzzer; with clang the native modules are looked into too.
+SECONDS ?= 60
+torture: $(VENV)/.tests $(VENV)/.fuzz debian-packages
 	$(BIN)/python -m pytest -q -s tests/torture tests/simulation tests/hostile tests/fuzz tests/sanitize tests/web tests/net/test_tls.py --torture
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --record
 	$(BIN)/python -m tests.torture.figures
 
-# SECONDS for each target; with clang the native modules are looked into too.
-SECONDS ?= 60
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 

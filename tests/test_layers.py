@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent / "router"
 
 # Lower layers first. A package imports what stands before it, never a sibling on its own line.
 LAYERS: list[set[str]] = [
-    {"errors", "secret", "model", "_fastpdu", "_fastdimse", "_disk", "_blocks", "toml_positions", ""},
+    {"errors", "secret", "model", "_fastpdu", "_fastdimse", "_disk", "_blocks", "toml_positions", "folders", ""},
     {"ports"},
     {"dicom"},
     {"ul"},
@@ -25,7 +25,19 @@ LAYERS: list[set[str]] = [
     {"app"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-BASE = {"errors", "secret", "model", "_fastpdu", "_fastdimse", "_disk", "_blocks", "toml_positions", "", "ports"}
+BASE = {
+    "errors",
+    "secret",
+    "model",
+    "_fastpdu",
+    "_fastdimse",
+    "_disk",
+    "_blocks",
+    "toml_positions",
+    "folders",
+    "",
+    "ports",
+}
 OBSERVE_MAY_IMPORT = {"errors", "model", "ports", ""}
 PURE = {"ul", "dimse", "dicom", "routing"}
 FORBIDDEN_IN_PURE = {"asyncio", "socket", "ssl", "threading", "time", "uvloop"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from router.audit.syslog import frame
+from router.folders import make_folder, sync_folder
 from router.net.tls import Credentials
 
 HAND_OVER = 30.0
@@ -126,6 +127,8 @@ class FileSink:
         self._folder = folder
         self._keep = keep
         self._swept = ""
+        self._named: Path | None = None
+        """The file whose name, by this run, is on the disk; a run before it may have been killed before its sync."""
 
     @property
     def place(self) -> str:
@@ -142,12 +145,15 @@ class FileSink:
 
     def _write(self, data: bytes) -> None:
         day = datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d")
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / f"audit-{day}.log"
-        fresh = not path.exists()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fresh = path != self._named or not path.exists()
+        if fresh:
+            make_folder(self._folder, 0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             size = os.fstat(descriptor).st_size
+            if fresh and size and os.pread(descriptor, 1, size - 1) != b"\n":
+                data = b"\n" + data  # half a line of a run that was killed takes none of ours with it
             try:
                 view = memoryview(data)
                 while view:
@@ -160,7 +166,8 @@ class FileSink:
         finally:
             os.close(descriptor)
         if fresh:
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
+            self._named = path
         if day != self._swept:
             self._swept = day
             self._sweep()
@@ -172,11 +179,3 @@ class FileSink:
             with suppress(OSError):
                 if path.stat().st_mtime < time.time() - self._keep:
                     path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,9 +1,8 @@
 """Objects to a folder: Part 10 files, whole or not there.
 
-Each is written under a temporary name, synced, renamed, and its folder synced before it counts as delivered. Names
-are our own
-instance ids: nothing that a peer sent becomes part of a path. Writing the same object again replaces the file by
-itself.
+Each is written under a temporary name, synced, renamed, and its folder synced before it counts as delivered; the
+names of the folders were synced before. Names are our own instance ids: nothing that a peer sent becomes part of a
+path. Writing the same object again replaces the file by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pathlib import Path
 from router.delivery.sender import Pair
 from router.dicom.part10 import file_meta
 from router.errors import DeliveryError, SpoolError
+from router.folders import make_folder, sync_folder
 from router.model import Destination, InstanceInfo, Status, format_id
 from router.ports import Buffer, DataSource
 from router.services.storage_scu import StoreResponse
@@ -25,6 +25,8 @@ from router.services.storage_scu import StoreResponse
 PARALLEL = 4
 SHARD = 4
 """Leading characters of the id that name the subfolder: about 2.3 hours of arrivals each."""
+SHARDS = 1000
+"""Subfolders to remember."""
 
 
 def _write(descriptor: int, buffers: Sequence[Buffer]) -> None:
@@ -42,6 +44,9 @@ class FolderSender:
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(PARALLEL, "folder")
         self._busy = 0
+        self._named: set[Path] = set()
+        """Subfolders whose names are known to be on the disk. One that is there may have been made by a run that was
+        killed, or by a thread that has not synced it yet."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.closed: asyncio.Future[Exception | None] = self._loop.create_future()
 
@@ -51,9 +56,7 @@ class FolderSender:
         folder = Path(destination.path)
         sender = cls(folder)
         try:
-            await sender._loop.run_in_executor(
-                sender._executor, lambda: folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            )
+            await sender._loop.run_in_executor(sender._executor, make_folder, folder, 0o750)
         except OSError as error:
             sender.abort()
             raise DeliveryError(f"cannot use the folder: {error.strerror}", destination=destination.name) from error
@@ -99,8 +102,8 @@ class FolderSender:
             else:
                 async for chunk in source.chunks():
                     await run(self._executor, _write, descriptor, [chunk])
-            await run(self._executor, self._complete, descriptor, temporary, shard / f"{name}.dcm")
-            descriptor = -1
+            written, descriptor = descriptor, -1
+            await run(self._executor, self._complete, written, temporary, shard / f"{name}.dcm")
         except (OSError, SpoolError) as error:
             if not future.done():
                 problem = error if isinstance(error, SpoolError) else DeliveryError(f"cannot write: {error.strerror}")
@@ -115,21 +118,28 @@ class FolderSender:
                     os.close(descriptor)
                     temporary.unlink()
 
-    @staticmethod
-    def _create(shard: Path, temporary: Path) -> int:
-        if not shard.is_dir():
+    def _create(self, shard: Path, temporary: Path) -> int:
+        if shard not in self._named or not shard.is_dir():
             shard.mkdir(mode=0o750, exist_ok=True)
-            _sync_folder(shard.parent)
+            sync_folder(self._folder)
+            if len(self._named) >= SHARDS:
+                self._named.clear()
+            self._named.add(shard)
         return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
 
     @staticmethod
     def _complete(descriptor: int, temporary: Path, final: Path) -> None:
+        """Closes the file, whatever happens."""
         try:
             os.fdatasync(descriptor)
+            temporary.rename(final)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
         finally:
             os.close(descriptor)
-        temporary.rename(final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
 
     async def release(self) -> None:
         if self._tasks:
@@ -140,11 +150,3 @@ class FolderSender:
         self._executor.shutdown(wait=False)
         if not self.closed.done():
             self.closed.set_result(None)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

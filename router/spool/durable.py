@@ -1,4 +1,4 @@
-"""The only module that may call sync, itself or by its ``Committer``.
+"""The only module by which the spool may sync, itself or by its ``Committer``.
 
 A failed sync is final: Linux marks the pages clean afterwards, so a second call would succeed and mean nothing.
 ``SyncFailed`` is therefore never retried, whatever its cause: who meets it stops acknowledging.

@@ -60,6 +60,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.errors import SpoolError
+from router.folders import make_folder
 from router.model import (
     ALONE,
     Decision,
@@ -171,7 +172,7 @@ class Spool:
     def _make_folders(self) -> None:
         # mkdir's mode passes through the umask, chmod's does not.
         for folder in (self.folder, self._quarantine):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder, 0o700)
             folder.chmod(0o700)
 
     @property

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from router.delivery.folder_sender import FolderSender
+from router.delivery import folder_sender
+from router.delivery.folder_sender import SHARD, FolderSender
 from router.errors import DeliveryError
 from router.model import Destination, format_id
 from tests.delivery.support import Source, delivery
@@ -56,3 +57,43 @@ async def test_a_folder_that_cannot_be_made_is_a_destination_that_is_down(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(DeliveryError):
         await opened(tmp_path / "file" / "folder")
+
+
+async def test_a_file_that_failed_is_closed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is somebody else's by then."""
+    sender = await opened(tmp_path)
+    closed: list[int] = []
+    written: list[int] = []
+    close = os.close
+
+    def broken(descriptor: int) -> Any:
+        written.append(descriptor)
+        closed.clear()
+        raise OSError(5, "Input/output error")
+
+    def watched(descriptor: int) -> None:
+        closed.append(descriptor)
+        close(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    monkeypatch.setattr(os, "close", watched)
+    with pytest.raises(DeliveryError, match="Input/output"):
+        await sender.store(delivery().instance, Source())
+    assert [closed.count(descriptor) for descriptor in written] == [1]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    await sender.release()
+
+
+async def test_a_subfolder_of_an_earlier_run_is_not_taken_for_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = delivery()
+    (tmp_path / format_id(item.instance.id)[:SHARD]).mkdir()
+    sender = await opened(tmp_path)
+    synced: list[Path] = []
+    monkeypatch.setattr(folder_sender, "sync_folder", synced.append)
+    await sender.store(item.instance, Source())
+    await sender.store(item.instance, Source())
+    assert synced.count(tmp_path) == 1
+    assert len(synced) == 3
+    await sender.release()

@@ -19,7 +19,7 @@ import pytest
 
 from router.app.config import load_config
 from tests.support.objects import encode, synthetic
-from tests.support.peers import wait_for
+from tests.support.peers import cannot, wait_for
 from tests.support.router_process import RouterProcess
 from tests.support.wire import WireSender
 from tests.torture.oracle import Oracle, lines
@@ -160,9 +160,9 @@ def shown(folder: Path) -> list[str]:
 def router(tmp_path: Path) -> Iterator[RouterProcess]:
     """In a root of its own, where only its data folder can be written."""
     if os.geteuid() != 0:
-        pytest.skip("a root of its own needs root")
+        cannot("a root of its own needs root")
     if reason := unable(tmp_path / "probe"):
-        pytest.skip(reason)
+        cannot(reason)
     root, folder = tmp_path / "root", tmp_path / "router"
     chroot = ["chroot", f"--userspec={USER}:{USER}", "--groups=", str(root)]
     router = RouterProcess(

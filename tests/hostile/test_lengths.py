@@ -20,6 +20,16 @@ NAMES = {1: "A-ASSOCIATE-RQ", 2: "A-ASSOCIATE-AC", 3: "A-ASSOCIATE-RJ", 4: "P-DA
 MAX_PDU = 131072
 ASSOCIATE_PDU = 1 << 20
 LIMITS = {1: ASSOCIATE_PDU, 2: ASSOCIATE_PDU, 4: MAX_PDU}
+REFUSED, UNEXPECTED, RELEASED = (7, bytes(4)), (7, bytes((0, 0, 2, 2))), (6, bytes(4))
+SHORT = {
+    3: (REFUSED, UNEXPECTED, UNEXPECTED),
+    5: (REFUSED, RELEASED, UNEXPECTED),
+    6: (REFUSED, UNEXPECTED, UNEXPECTED),
+    7: (None, None, None),
+}
+"""What is answered to those that carry nothing to speak of, by PS3.8 Table 9-10: before an association (Sta2: AA-1,
+AA-2), within one (Sta6: AA-8, AR-2 and AR-4, AA-3), and within a message. None: closed without a word. Their type is
+all that counts: any length that may be read is read over."""
 PRESSED = 4 * MIB
 """Bytes sent behind a header, at most."""
 
@@ -40,12 +50,14 @@ def test_a_pdu_of_any_length_ends_in_an_answer_or_an_end(victim: Victim, kind: i
     header = struct.pack(">BBI", kind, 0, length)
     uid = fresh_uid()
     half = store(uid, encode(synthetic(size=200_000, sop_instance=uid))[:120_000])[: -len(p_data(1, 2, bytes(60_000)))]
-    for associate, prologue in ((None, b""), (((CT, EXPLICIT),), b""), (((CT, EXPLICIT),), half)):
+    for state, (associate, prologue) in enumerate(((None, b""), (((CT, EXPLICIT),), b""), (((CT, EXPLICIT),), half))):
         with victim.attack(associate=associate) as attacker:
             attacker.press(prologue + header + bytes(min(length, PRESSED)), 1)
             attacker.connection.settimeout(10)
             if length > LIMITS.get(kind, ASSOCIATE_PDU):
                 assert attacker.answer() in (ABORTED, None)  # None: the last word was lost with a reset
+            elif kind in SHORT:
+                assert attacker.answer() == SHORT[kind][state]
             elif length and kind == 4 and associate is not None:
                 attacker.answer()  # a PDV of length 0 is none, or the object is broken
             attacker.reset()

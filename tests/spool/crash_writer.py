@@ -46,11 +46,18 @@ class Books:
         self.path = path
         self.rows: dict[int, Location] = {}
         """What was answered and is still needed."""
+        self.known: set[int] = set()
+        """What was ever answered."""
+        self.position = LogPosition()
+        """The end of the log that was told last, as a ledger would remember it."""
         if path.exists():
             for line in path.read_text().splitlines():
                 what, number, *place = json.loads(line)
                 if what == "answered":
                     self.rows[number] = Location(*place)
+                    self.known.add(number)
+                elif what == "position":
+                    self.position = LogPosition(number, *place)
                 else:
                     del self.rows[number]
 
@@ -80,6 +87,8 @@ async def main(folder: Path, books_path: Path, seed: int) -> None:
             place = entry.location
             assert place is not None
             lines.append(["answered", entry.info.id, place.segment, place.epoch, place.offset, place.length])
+        if position is not None:
+            lines.insert(0, ["position", position.epoch, position.offset])  # if a write is torn: never behind them
         note(lines)
         loop.call_soon_threadsafe(answered, list(entries))
 

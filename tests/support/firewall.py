@@ -8,9 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
-from tests.support.peers import require
+from tests.support.peers import cannot, require
 
 
 def _nft(script: str) -> subprocess.CompletedProcess[str]:
@@ -32,7 +30,7 @@ def _refusal() -> str:
 def cut_off(port: int) -> Iterator[None]:
     """Everything to and from this port of loopback is lost until the block is left."""
     if why := _refusal():
-        pytest.skip(f"packets cannot be dropped here: {why}")
+        cannot(f"packets cannot be dropped here: {why}")
     name = f"dicom_router_{os.getpid()}_{port}"
     chain = f"inet {name} both"
     rules = [

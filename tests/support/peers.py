@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -21,14 +22,21 @@ NODELAY = {"TCP_NODELAY": "1"}
 """DCMTK leaves Nagle on unless told; tests that do not measure it turn it off."""
 
 
+def cannot(why: str) -> NoReturn:
+    """This machine cannot show what the test is about: a failure where CI=true, a skip on a developer's machine.
+
+    Every test that gives up because of the machine says so here, so that none is ever left out unnoticed.
+    """
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
 def require(program: str) -> str:
-    """The path of a peer's program. Missing: a failure where CI=true, a skip on a developer's machine."""
+    """The path of a peer's program; see ``cannot`` for one that is missing."""
     path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin")
     if path is None:
-        message = f"{program} is not installed"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        cannot(f"{program} is not installed")
     return path
 
 

@@ -52,13 +52,15 @@ def _exactly(connection: socket.socket, size: int) -> bytes | None:
 class WireSender:
     """One association to the router, one object at a time, fragment by fragment; over TLS where it gets a context."""
 
-    def __init__(self, port: int, pair: tuple[str, str], *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, port: int, pair: tuple[str, str], *, calling: str = "SENDER", tls: ssl.SSLContext | None = None
+    ) -> None:
         self._sop_class = pair[0]
         self.connection = socket.create_connection(("127.0.0.1", port), timeout=60)
         try:
             if tls is not None:
                 self.connection = tls.wrap_socket(self.connection, server_hostname="127.0.0.1")
-            self.connection.sendall(encode_request(propose([pair], called_ae="ROUTER", calling_ae="SENDER")))
+            self.connection.sendall(encode_request(propose([pair], called_ae="ROUTER", calling_ae=calling)))
             answer = read_pdu(self.connection)
             assert answer is not None
             assert answer[0] == 2, "the association was not accepted"

@@ -27,7 +27,11 @@ BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 @dataclass(frozen=True)
 class Figure:
     """One row. ``n`` counts what was tried; ``found`` says what was seen of it; ``subject`` is the software it was
-    seen on."""
+    seen on.
+
+    ``met``: whether the goal was reached. A goal that the test asserts cannot be missed in a figure; any other has to
+    be computed from the numbers that ``found`` tells.
+    """
 
     test: str
     promise: str
@@ -36,6 +40,7 @@ class Figure:
     n: int
     command: str
     subject: str = "dicom-router"
+    met: bool = True
     date: str = ""
     commit: str = ""
 
@@ -46,7 +51,10 @@ class Figure:
 
 def report(figure: Figure, *, keep: bool) -> None:
     """Prints the figure; with ``keep`` it becomes a row of the table."""
-    print(f"\n{figure.test} {figure.subject}: {figure.promise}: {figure.found} (n = {figure.n:,}; goal: {figure.goal})")
+    print(
+        f"\n{figure.test} {figure.subject}: {figure.promise}: {figure.found} (n = {figure.n:,}; goal: {figure.goal}"
+        f"{'' if figure.met else '; NOT MET'})"
+    )
     if not keep:
         return
     commit = subprocess.run(
@@ -76,14 +84,12 @@ def _number(test: str) -> tuple[int, str]:
 
 
 def table(figures: list[Figure]) -> str:
-    heads = ["test", "promise", "subject", "goal", "seen", "n", "date, commit", "command"]
-    lines = [_line(heads), _line(["---:" if head == "n" else "---" for head in heads])]
+    heads = ["test", "promise", "subject", "goal", "met", "seen", "n", "date, commit", "command"]
+    lines = [_line(heads), _line([{"n": "---:", "met": ":---:"}.get(head, "---") for head in heads])]
     for f in figures:
-        lines.append(
-            _line(
-                [f.test, f.promise, f.subject, f.goal, f.found, f"{f.n:,}", f"{f.date}, {f.commit}", f"`{f.command}`"]
-            )
-        )
+        met = "yes" if f.met else "**no**"
+        when = f"{f.date}, {f.commit}"
+        lines.append(_line([f.test, f.promise, f.subject, f.goal, met, f.found, f"{f.n:,}", when, f"`{f.command}`"]))
     return "\n".join(lines)
 
 

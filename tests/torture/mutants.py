@@ -4,7 +4,10 @@
 
 The product has no switch for any of this: the step is replaced here, from outside, before the router starts.
 
-That the ledger syncs is no such step: what it forgets is read again from the spool's log at the next start.
+That the ledger syncs is no such step: what it forgets is read again from the spool's log at the next start. Each call
+that syncs is left out by itself in ``test_syncs``; here they go by what they are for, in a whole router. There, too, is
+the order of a folder's file: half a file under its final name is written anew by the next start, so that only who
+looks in between can tell.
 """
 
 from __future__ import annotations
@@ -12,40 +15,30 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
-
-def _unsynced(module: Any, *names: str) -> None:
-    """These functions of ``durable`` do nothing where this module calls them."""
-    kept = {name: getattr(module.durable, name) for name in module.durable.__all__}
-    module.durable = SimpleNamespace(**kept | {name: lambda _: None for name in names})
-
-
-def groups_are_not_synced() -> None:
-    from router.spool import durable
-    from tests.support.plain_committer import PlainCommitter
-
-    class Unsynced(PlainCommitter):
-        def sync(self, descriptor: int) -> None: ...
-
-    durable.Committer = Unsynced  # type: ignore[assignment,misc]
+from tests.torture.sync_sites import leave_out
+from tests.torture.writers import groups_are_not_synced
 
 
 def streams_are_not_synced() -> None:
-    from router.spool import stream
-
-    _unsynced(stream, "sync_data")
+    end = "router.spool.stream SpoolStream._end sync_data"
+    leave_out(f"{end} 1", f"{end} 2")
 
 
 def new_segments_are_not_named_durably() -> None:
-    from router.spool import pool
+    create = "router.spool.pool SegmentPool._create"
+    leave_out(f"{create} sync_data 1", f"{create} sync_directory 1")
 
-    _unsynced(pool, "sync_directory", "sync_data")
+
+def files_are_not_synced() -> None:
+    leave_out("router.delivery.folder_sender FolderSender._complete fdatasync 1")
 
 
 def answers_do_not_wait_for_the_disk() -> None:
     from router.app import reception
+
+    assert isinstance(reception.Entry, type)
 
     class Answered(reception.Entry):
         __slots__ = ()
@@ -63,6 +56,7 @@ def the_log_is_not_read_at_start() -> None:
     def adopt(spool: Any, ledger: Any, log: Any, on_duplicate: str) -> None:
         spool.adopt(ledger.live(), ledger.position(spool.share.worker))
 
+    assert callable(wiring.reconcile)
     wiring.reconcile = adopt
 
 
@@ -100,6 +94,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     for function in (
         groups_are_not_synced,
         streams_are_not_synced,
+        files_are_not_synced,
         answers_do_not_wait_for_the_disk,
         the_log_is_not_read_at_start,
         places_are_free_before_they_are_delivered,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from pynetdicom import AE, evt
@@ -57,7 +58,7 @@ class Recorder:
         if status == 0x0000 or status >> 12 == 0xB or status == DUPLICATE:
             data = event.request.DataSet.getvalue()
             uid = str(event.request.AffectedSOPInstanceUID)
-            os.write(self._output, f"{uid} {hashlib.sha256(data).hexdigest()}\n".encode())
+            os.write(self._output, f"{uid} {hashlib.sha256(data).hexdigest()} {time.monotonic():.4f}\n".encode())
             os.fdatasync(self._output)
         return status
 

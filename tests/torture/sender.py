@@ -1,6 +1,7 @@
-"""A sender that remembers: an object is in its ledger, synced, only after the router answered 0x0000.
+"""A sender that remembers: what it sends it has written down before, and an object is in its ledger of answers, synced,
+only after the router answered 0x0000.
 
-    python -m tests.torture.sender PORT NAME LEDGER SEED
+    python -m tests.torture.sender PORT NAME LEDGER SEED DESTINATIONS
 
 Sends until its standard input closes, on a new association whenever the old one dies; every object has its own UID,
 which is its study's too, and its own pixels. Objects that were not answered are sent again with the next association,
@@ -9,8 +10,6 @@ as a modality would.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
 import sys
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from tests.support.objects import encode, synthetic
 from tests.support.scu import RawSender
+from tests.torture.books import Book
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -29,7 +29,7 @@ WEIGHTS = (40, 40, 15, 5)
 
 def main() -> None:
     port, name, ledger, seed = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-    output = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    book = Book(ledger, sys.argv[5].split(","))
     stopped = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stopped.set()), daemon=True).start()
     random_ = random.Random(seed)
@@ -50,13 +50,13 @@ def main() -> None:
             body = template[random_.choices(SIZES, WEIGHTS)[0]].replace(b"1" * 60, uid.encode())
             pending = uid, body
         uid, body = pending
+        book.intend(uid, body)
         try:
             status = sender.store(CT, uid, EXPLICIT, body)
         except (RuntimeError, ValueError, OSError):
             status = None
         if status == 0x0000:
-            os.write(output, f"{uid} {hashlib.sha256(body).hexdigest()}\n".encode())
-            os.fdatasync(output)
+            book.answered(uid)
             pending = None
         elif status is None:
             sender = None

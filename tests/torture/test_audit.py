@@ -1,4 +1,5 @@
-"""The audit trail over kill -9 of the router and of its collector: no event of a transfer is missing.
+"""The audit trail over kill -9 of the router and of its collector, and in a file over power cuts: no event of a
+transfer is missing.
 
 Every object is a study of its own, so messages tell which objects they are about. Repeated messages are legal.
 """
@@ -16,10 +17,12 @@ import pytest
 from tests.support.audit_schema import event_of, validate
 from tests.support.authority import Authority
 from tests.support.collector import Collector
-from tests.support.peers import wait_for
+from tests.support.peers import cannot, wait_for
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
+from tests.torture.images import Image, unable
 from tests.torture.oracle import Oracle
+from tests.torture.test_power_cut import SMALL_DISK, cut
 
 TRANSFERRED = "DICOM Instances Transferred"
 
@@ -96,6 +99,50 @@ def test_no_audit_event_is_missing_over_kills_of_router_and_collector(
             found=f"0 of {told:,} transfers missing in {len(messages):,} messages, all of the schema",
             n=kills,
             command=f"make torture (tests/torture/test_audit.py, --amount audit_kills={kills})",
+        ),
+        keep=campaign,
+    )
+
+
+@pytest.mark.timeout(3600)
+def test_no_audit_event_is_missing_in_the_file_over_power_cuts(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
+) -> None:
+    """The file lies with the spool and the ledger, and loses what it had not synced as they do."""
+    cuts = amount("audit_cuts", 2, 100)
+    if why := unable("ext4"):
+        cannot(why)
+    randomness = random.Random(20261128)
+    data = tmp_path / "router" / "data"
+    with Oracle(tmp_path, destinations=1) as oracle, Image(tmp_path / "disk", data, "ext4", 512 << 20) as disk:
+        router = RouterProcess(tmp_path / "router", oracle.urls, extra=SMALL_DISK)
+        try:
+            router.start()
+            oracle.send(router.port, senders=2)
+            for _ in range(cuts):
+                answered = len(oracle.answered()) + randomness.randint(1, 60)
+                wait_for(lambda answered=answered: len(oracle.answered()) >= answered, 60, "answers")  # type: ignore[misc]
+                time.sleep(randomness.uniform(0.0, 1.5))
+                cut(router, [disk])
+                router.start()
+            oracle.stop_sending()
+            wait_for(oracle.drained, 120, "delivery of everything answered")
+            assert router.stop() == 0  # which tells of transfers that are not over by the clock
+            lines = [line for path in (data / "audit").glob("audit-*.log") for line in path.read_bytes().splitlines()]
+        finally:
+            router.kill()
+        messages = messages_of(line for line in lines if line.endswith(b"</AuditMessage>"))
+        assert missing(oracle, messages) == 0
+        assert missing(oracle, messages[: len(messages) // 2]) > 0, "else this sees nothing"
+        told = len(oracle.answered()) * 2
+    report(
+        Figure(
+            test="T27",
+            promise="no audit event is missing in the audit file over power cuts (ext4)",
+            goal="0 missing",
+            found=f"0 of {told:,} transfers missing in {len(messages):,} messages, all of the schema",
+            n=cuts,
+            command=f"make torture (tests/torture/test_audit.py, --amount audit_cuts={cuts})",
         ),
         keep=campaign,
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import random
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.objects import encode, synthetic
-from tests.support.peers import wait_for
+from tests.support.peers import cannot, wait_for
 from tests.support.router_process import RouterProcess
 from tests.support.scu import RawSender
 from tests.torture.figures import Figure, report
@@ -71,7 +70,7 @@ class Disk:
             check=False,
         )
         if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+            cannot(f"no file system can be mounted here: {done.stderr.strip()}")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -111,8 +110,7 @@ class Prober:
 
     def __init__(self, port: int, oracle: Oracle) -> None:
         self._port = port
-        self._ledger = oracle.folder / "prober"
-        oracle.sent.append(self._ledger)
+        self._book = oracle.book("prober")
         self.heard: Counter[str] = Counter()
         self._number = 0
         self._open: RawSender | None = None
@@ -139,11 +137,11 @@ class Prober:
         self._number += 1
         uid = f"2.25.77{self._number:053d}"
         body = BODIES[self._number % len(BODIES)].replace(b"1" * 60, uid.encode())
+        self._book.intend(uid, body)
         status = self._open.store(CT, uid, EXPLICIT, body)
         assert status is not None, "an association ended without an answer"
         if status == 0x0000:
-            with self._ledger.open("a") as ledger:
-                ledger.write(f"{uid} {hashlib.sha256(body).hexdigest()}\n")
+            self._book.answered(uid)
             return True
         self.heard[f"0x{status >> 8:02X}xx"] += 1
         return False
@@ -151,12 +149,13 @@ class Prober:
     def close(self) -> None:
         if self._open is not None:
             self._open.release()
+        self._book.close()
 
 
 @contextlib.contextmanager
 def running(folder: Path, extra: str) -> Iterator[tuple[RouterProcess, Oracle, Prober]]:
-    with Oracle(folder / "books", destinations=2) as oracle:
-        router = RouterProcess(folder / "router", oracle.urls, extra=extra)
+    with Oracle(folder / "books", destinations=2, routed=True) as oracle:
+        router = RouterProcess(folder / "router", oracle.urls, rules=oracle.rules, extra=extra)
         try:
             router.start()
             prober = Prober(router.port, oracle)
@@ -173,7 +172,7 @@ def judged(router: RouterProcess, oracle: Oracle) -> int:
     assert router.metric("dicom_router_dead_letters") == router.metric("dicom_router_quarantined_records") == 0
     assert router.stop() == 0
     verdict = oracle.judge()
-    assert (verdict.lost, verdict.changed, verdict.unasked) == (0, 0, 0), verdict
+    assert (verdict.wrong, verdict.unasked) == (0, 0), verdict
     return verdict.deliveries
 
 
@@ -284,7 +283,7 @@ QUOTAS = (("write", "*.seg"), ("write", "*-wal"), ("allocate", "*.seg"), ("creat
 def test_a_quota_that_is_used_up_refuses_with_try_again_and_heals(tmp_path: Path, campaign: bool) -> None:
     """Seen by nobody before the write that exceeds it; of the spool's files and of SQLite's."""
     if why := unable():
-        pytest.skip(why)
+        cannot(why)
     with StrictMount(tmp_path / "disk") as mount:
         (mount.path / "data").mkdir()
         (tmp_path / "router").mkdir()

@@ -6,7 +6,9 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tests.torture.figures import BEGIN, END, Figure, rows, write
+import pytest
+
+from tests.torture.figures import BEGIN, END, Figure, report, rows, table, write
 
 KILL = Figure("T2", "killed", "0 lost", "0 lost", 2000, "make torture", date="2026-11-23", commit="abc")
 CUT = Figure("T3", "power cut", "0 lost", "0 lost", 100, "make torture", date="2026-11-23", commit="abc")
@@ -26,5 +28,12 @@ def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
     write(document, kept, [KILL])
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "| T2 | killed | dicom-router | 0 lost | 0 lost | 2,000 | 2026-11-23, abc | `make torture` |" in text
+    assert "| T2 | killed | dicom-router | 0 lost | yes | 0 lost | 2,000 | 2026-11-23, abc | `make torture` |" in text
     assert rows(tmp_path / "none", kept) == [KILL]
+
+
+def test_a_goal_that_was_missed_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missed = replace(KILL, goal="1 s", found="2 s", met=False)
+    assert "| 1 s | **no** | 2 s |" in table([missed])
+    report(missed, keep=False)
+    assert "NOT MET" in capsys.readouterr().out

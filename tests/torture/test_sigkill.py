@@ -1,7 +1,7 @@
-"""kill -9 under load: nothing that was answered 0x0000 is lost, and every destination has it, byte-identical.
+"""kill -9 under load: nothing that was answered 0x0000 is lost; every destination has what is for it, byte-identical.
 
 The router is killed at random moments and started again; of one with several workers, any process is. Duplicates (an
-answer that the kill swallowed) are legal and are counted.
+answer that the kill swallowed) are legal: what comes twice must have arrived just before a kill.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import pytest
 from tests.support.peers import wait_for
 from tests.support.router_process import RouterProcess
 from tests.torture.figures import Figure, report
-from tests.torture.oracle import Oracle
+from tests.torture.oracle import Oracle, left_nothing
+
+READY = 5.0
 
 
 def processes_of(router: RouterProcess) -> list[int]:
@@ -29,14 +31,16 @@ def processes_of(router: RouterProcess) -> list[int]:
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
-def kill_one(router: RouterProcess, randomness: random.Random) -> None:
+def kill_one(router: RouterProcess, oracle: Oracle, randomness: random.Random) -> None:
     """Any process of the router; of the whole if it was the parent, which is then started again."""
     pid = randomness.choice(processes_of(router))
     if router.process is not None and pid == router.process.pid:
         router.kill()
+        oracle.killed()
         router.start()
     else:
         os.kill(pid, signal.SIGKILL)
+        oracle.killed()
 
 
 @pytest.mark.timeout(7200)
@@ -44,10 +48,10 @@ def kill_one(router: RouterProcess, randomness: random.Random) -> None:
 def test_nothing_answered_is_lost_over_kills(
     tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool, workers: int
 ) -> None:
-    kills = amount("kills", 8, 2000 if workers == 1 else 400)
+    kills = amount("kills", 5, 2000 if workers == 1 else 400)
     randomness = random.Random(20261123)
-    with Oracle(tmp_path) as oracle:
-        router = RouterProcess(tmp_path / "router", oracle.urls, workers=workers)
+    with Oracle(tmp_path, routed=True) as oracle:
+        router = RouterProcess(tmp_path / "router", oracle.urls, rules=oracle.rules, workers=workers)
         router.start()
         oracle.send(router.port)
         restarts = []
@@ -56,9 +60,10 @@ def test_nothing_answered_is_lost_over_kills(
             started = time.monotonic()
             if workers == 1:
                 router.kill()
+                oracle.killed()
                 router.start()
             else:
-                kill_one(router, randomness)
+                kill_one(router, oracle, randomness)
             restarts.append(time.monotonic() - started)
         answered = len(oracle.answered())
         wait_for(lambda: len(oracle.answered()) > answered, 60, "an answer after the last kill")
@@ -67,17 +72,21 @@ def test_nothing_answered_is_lost_over_kills(
             wait_for(oracle.drained, 180, "delivery of everything answered")
         except TimeoutError:
             print(router.log.read_text()[-5000:])
-        code = router.stop()
         verdict = oracle.judge()
-    assert (verdict.lost, verdict.changed, code) == (0, 0, 0), verdict
+        assert (verdict.wrong, verdict.unexplained) == (0, 0), verdict
+        left_nothing(router)
     restarts.sort()
+    usual = restarts[len(restarts) * 99 // 100]
+    assert usual <= (READY if campaign else 20.0), "a shared machine may take much of it away for a second"
     report(
         Figure(
             test="T2",
             promise=f"process killed at random, {workers} worker{'s' * (workers > 1)}: nothing answered is lost",
-            goal="0 lost; ready again ≤ 5 s",
-            found=f"0 of {verdict.deliveries:,} deliveries lost, {verdict.duplicates:,} repeated; "
-            f"ready again after {restarts[len(restarts) // 2]:.2f} s (median), {restarts[-1]:.2f} s (max)",
+            goal=f"0 lost, changed or astray; nothing left behind; ready again ≤ {READY:.0f} s (99 of 100)",
+            found=f"0 of {verdict.deliveries:,} deliveries lost, changed or astray; {verdict.repeated}; "
+            f"ready again after {restarts[len(restarts) // 2]:.2f} s (median), {usual:.2f} s (99 of 100), "
+            f"{restarts[-1]:.2f} s (max)",
+            met=usual <= READY,
             n=kills,
             command=f"make torture (tests/torture/test_sigkill.py, --amount kills={kills})",
         ),

@@ -134,9 +134,10 @@ def _export(source: Path, target: Path, selectors: frozenset[str]) -> tuple[int,
     """(files, bytes of data sets, records that are not whole). A record that was moved is there twice, by one id."""
     from router.app.cli import stored
     from router.dicom.part10 import file_meta
+    from router.folders import make_folder
     from router.spool import durable
 
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(target, 0o700)
     written: set[int] = set()
     broken: set[int] = set()
     octets = unknown = 0

@@ -30,6 +30,8 @@ class Books:
     """What senders and destinations had written down at one moment: UID to SHA-256, by file name."""
 
     lines: dict[str, dict[str, str]] = field(default_factory=dict)
+    wanted: dict[str, frozenset[str]] = field(default_factory=dict)
+    """UID of what was answered to its destinations."""
     _rest: dict[str, bytes] = field(default_factory=dict)
 
     def feed(self, event: Event) -> bool:
@@ -40,8 +42,10 @@ class Books:
         *whole, self._rest[name] = (self._rest.get(name, b"") + event.data).split(b"\n")
         page = self.lines.setdefault(name, {})
         for line in whole:
-            uid, digest = line.decode().split()
+            uid, digest, rest = line.decode().split()
             page[uid] = digest
+            if name.startswith("sender"):
+                self.wanted[uid] = frozenset(rest.split(","))
         return name.startswith("sender")
 
     @property
@@ -78,13 +82,15 @@ class Finding:
     answered: int = 0
     owed: int = 0
     lost: int = 0
+    astray: int = 0
+    """Owed to a destination for which it is not."""
     damaged: int = 0
     refused: str = ""
     alarms: list[str] = field(default_factory=list)
 
     @property
     def violations(self) -> int:
-        return self.lost + self.damaged + bool(self.refused)
+        return self.lost + self.astray + self.damaged + bool(self.refused)
 
 
 def judge(data: Path, books: Books, destinations: int) -> Finding:
@@ -108,7 +114,6 @@ def judge(data: Path, books: Books, destinations: int) -> Finding:
 
 
 def _compare(spool: Spool, ledger: SqliteLedger, books: Books, destinations: int, found: Finding) -> None:
-    answered = books.answered
     digests: dict[int, str] = {}
     store = ledger._store
     store.begin()
@@ -126,7 +131,10 @@ def _compare(spool: Spool, ledger: SqliteLedger, books: Books, destinations: int
                     digests[info.id] = hashlib.sha256(b"".join(data)).hexdigest()
             owed.setdefault(info.sop_instance, set()).add(digests[info.id])
         arrived = books.arrived(number)
+        name = f"d{number}"
+        answered = {uid: digest for uid, digest in books.answered.items() if name in books.wanted[uid]}
         found.owed += len(owed)
+        found.astray += sum(name not in books.wanted.get(uid, {name}) for uid in owed)
         found.answered += len(answered)
         found.lost += sum(
             arrived.get(uid) != digest and digest not in owed.get(uid, ()) for uid, digest in answered.items()
