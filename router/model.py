@@ -217,6 +217,8 @@ class Delivery:
     """Epoch seconds of the first charged attempt."""
     chunks: Sequence[bytes | bytearray | memoryview] | None = field(default=None, repr=False)
     """The data set while it is still in memory; None means: read the spool."""
+    late: bool = False
+    """It had to wait in the ledger, or through a rest of its destination."""
 
 
 class OutcomeKind(StrEnum):

@@ -11,11 +11,13 @@ memory budget, of which each has a part that the others cannot use up.
 Invariants:
 
 1. Every delivery in the window is leased in the ledger by this process. It leaves the window settled, or given back.
-2. ``reserved + waiting + in flight`` never exceeds the window, however long the backlog is.
+2. ``reserved + asked for + waiting + in flight`` never exceeds the window, however long the backlog is.
 3. A delivery is *delivered* only by a success or warning status that answers it.
 4. A failure of the destination is charged to no object, and a failure of one object does not stop the others.
 5. Timers are monotonic. Wall clock time is only written to the ledger.
 6. What is sent before it has arrived whole (``early``) is no delivery until ``offer`` makes one of it.
+7. What has just come and what is late have half of the window each, and take turns, of each priority: a backlog keeps
+   nothing new from leaving, and what is new does not keep the backlog from draining.
 7. Bytes in memory belong to what waits, and can then be let go (``_kept``), or to what is in flight. Of the latter
    there are no more than the lane's part of the budget, but for one object of each association.
 
@@ -121,10 +123,17 @@ class Lane:
         """Bytes in memory of what is in flight."""
         self._random = random
         self._damaged = damaged
-        self._waiting: tuple[deque[Delivery], ...] = tuple(deque() for _ in Priority)
+        self._fresh: tuple[deque[Delivery], ...] = tuple(deque() for _ in Priority)
+        self._late: tuple[deque[Delivery], ...] = tuple(deque() for _ in Priority)
+        self._waiting = tuple(queue for pair in zip(self._late, self._fresh, strict=True) for queue in pair)
+        """Both, in order of priority."""
+        self._late_next = True
         self._suspects: deque[tuple[float, Delivery]] = deque()
         self._strikes: dict[int, int] = {}
         self._reserved = 0
+        """Places of what is on its way here from the spool, ..."""
+        self._asked = 0
+        """... and from the ledger."""
         self._in_flight = 0
         self._loading: set[int] = set()
         self._unread = False
@@ -150,7 +159,10 @@ class Lane:
 
     def reserve(self) -> bool:
         """Whether a just received object may be born leased and come here after its commit. Counts a place if so."""
-        if self._backlog or self._closing or self.state == "paused" or self.window >= self._limits.window:
+        if self._closing or self.state == "paused" or (self._backlog and self.state != "up"):
+            return False
+        most = self._limits.window
+        if self._reserved + sum(map(len, self._fresh)) >= (most + 1) // 2 or self.window >= most:
             return False
         self._reserved += 1
         return True
@@ -290,12 +302,11 @@ class Lane:
     @property
     def window(self) -> int:
         """Deliveries in memory, reserved ones too."""
-        return self._reserved + self.waiting + self._in_flight
+        return self._reserved + self._asked + self.waiting + self._in_flight
 
     @property
     def waiting(self) -> int:
-        stat, normal, low = self._waiting
-        return len(stat) + len(normal) + len(low) + len(self._suspects)
+        return sum(map(len, self._waiting)) + len(self._suspects)
 
     # Work ------------------------------------------------------------------------------------------------------
 
@@ -354,11 +365,13 @@ class Lane:
                 self._suspects.popleft()
                 self._take_off(delivery)
                 return delivery
-        for queue in self._waiting:
-            if queue:
+        for late, fresh in zip(self._late, self._fresh, strict=True):
+            if not late and not fresh:
+                continue
+            for queue in (late, fresh) if self._late_next else (fresh, late):
+                if not queue or queue[0].id in self._loading:
+                    continue  # whoever reads it kicks
                 delivery = queue[0]
-                if delivery.id in self._loading:
-                    return None  # it is being read; whoever reads it kicks
                 if (
                     delivery.chunks is not None
                     and not alone
@@ -366,8 +379,10 @@ class Lane:
                 ):
                     return None  # an answer makes room
                 queue.popleft()
+                self._late_next = queue is fresh
                 self._take_off(delivery)
                 return delivery
+            return None
         return None
 
     def _take_off(self, delivery: Delivery) -> None:
@@ -386,7 +401,7 @@ class Lane:
         self._land(delivery)
         if delivery.chunks is None:
             self._unread = True
-        self._waiting[delivery.priority].appendleft(delivery)
+        self._queue_of(delivery).appendleft(delivery)
         self._keep_next(delivery)
 
     def pairs(self) -> list[Pair]:
@@ -415,9 +430,12 @@ class Lane:
         self._remember((info.sop_class, info.transfer_syntax))
         if delivery.chunks is None:
             self._unread = True
-        self._waiting[delivery.priority].append(delivery)
+        self._queue_of(delivery).append(delivery)
         if delivery.chunks is not None:
             self._kept[delivery.id] = delivery
+
+    def _queue_of(self, delivery: Delivery) -> deque[Delivery]:
+        return (self._late if delivery.late else self._fresh)[delivery.priority]
 
     def _remember(self, pair: Pair) -> None:
         if pair == self._last_pair:
@@ -433,8 +451,10 @@ class Lane:
     def _lease_more(self) -> None:
         if not self._backlog or self._leasing or (self.state != "up" and self.state != "probing"):
             return
-        room = self._limits.window - self.window
-        if room <= 0 or self.waiting > LEASE_BATCH // 2:
+        late, most = sum(map(len, self._late)), self._limits.window
+        # What is in flight takes of the part of what is late, as far as something is left of it.
+        room = min(most - self.window, (most + 1) // 2 - late - min(self._in_flight, most // 4))
+        if room <= 0 or late > LEASE_BATCH // 2:
             return
         self._leasing = True
         self._spawn(self._lease(min(room, LEASE_BATCH)))
@@ -442,15 +462,16 @@ class Lane:
     async def _lease(self, limit: int) -> None:
         try:
             self._backlog = False
-            self._reserved += limit  # the window is one, however many ask for places in it
+            self._asked = limit  # the window is one, however many ask for places in it
             try:
                 found = await self._ledger.lease(self.name, limit)
             finally:
-                self._reserved -= limit
+                self._asked = 0
             if self._closing:
                 await self._ledger.release(found)
                 return
             for delivery in found:
+                delivery.late = True
                 self._enqueue(delivery)
             if len(found) >= limit:
                 self._backlog = True
@@ -516,7 +537,7 @@ class Lane:
             self._keep_next(delivery)
         except SpoolError as error:
             self._memory.give_back(delivery.instance.size)
-            queue = self._waiting[delivery.priority]
+            queue = self._queue_of(delivery)
             if delivery in queue:
                 queue.remove(delivery)
                 self._take_off(delivery)
@@ -700,6 +721,11 @@ class Lane:
         if self._closing or self.state in ("resting", "paused"):
             return
         self._failures += 1
+        for late, fresh in zip(self._late, self._fresh, strict=True):
+            for delivery in fresh:
+                delivery.late = True
+            late.extend(fresh)
+            fresh.clear()
         misconfigured = judgement.meaning is Meaning.MISCONFIGURED
         seconds = rest_seconds(
             self._failures, self._random(), **({"first": MISCONFIGURED_FIRST} if misconfigured else {})

@@ -91,7 +91,7 @@ async def test_one_object_on_each_association_is_sent_however_small_the_part() -
 
 
 async def test_a_just_received_object_takes_its_reserved_place() -> None:
-    bench = Bench(window=2)
+    bench = Bench(window=4)  # half of it for what is new
     await bench.lane._lease(1)  # the start's look at the ledger: nothing waits
     bench.answer = lambda info: None
     assert bench.lane.reserve()
@@ -108,10 +108,56 @@ async def test_a_just_received_object_takes_its_reserved_place() -> None:
     await bench.close()
 
 
-async def test_nothing_overtakes_what_waits_in_the_ledger() -> None:
+async def test_what_is_late_and_what_has_just_come_take_turns() -> None:
+    bench = Bench(max_associations=1)
+    bench.answer = lambda info: None
+    late = [delivery() for _ in range(6)]
+    bench.owe(*late)
+    await bench.until(lambda: bench.sent)
+    fresh = await offered(bench, 3)
+    for _ in range(9):
+        bench.senders[0]._respond(bench.sent[-1], 0x0000)
+        count = len(bench.ledger.outcomes)
+        await bench.until(lambda count=count: len(bench.ledger.outcomes) > count)  # type: ignore[misc]
+        await bench.until(lambda count=count: len(bench.sent) > count + 1 or count == 8)  # type: ignore[misc]
+    ids = [one.id for one in late]
+    news = [one.id for one in fresh]
+    assert bench.sent == [ids[0], news[0], ids[1], news[1], ids[2], news[2], *ids[3:]]
+    await bench.close()
+
+
+async def test_after_a_rest_all_that_waited_is_late_and_in_its_order() -> None:
+    bench = Bench(max_associations=1)
+    bench.opening = lambda: DeliveryError("cannot connect: Connection refused")
+    waited = await offered(bench, 3)
+    await bench.until(lambda: bench.lane.state == "resting")
+    bench.opening = lambda: None
+    bench.answer = lambda info: None
+    bench.lane.resume()
+    await bench.until(lambda: bench.sent)
+    fresh = await offered(bench, 1)
+    bench.answer = lambda info: 0x0000
+    bench.senders[-1]._respond(bench.sent[0], 0x0000)
+    await bench.until(lambda: len(bench.ledger.outcomes) == 4)
+    assert bench.sent == [waited[0].id, fresh[0].id, waited[1].id, waited[2].id]
+    await bench.close()
+
+
+async def test_while_a_destination_rests_what_comes_waits_behind_the_backlog_in_the_ledger() -> None:
     bench = Bench()
+    bench.opening = lambda: DeliveryError("cannot connect: Connection refused")
+    bench.owe(delivery())
+    await bench.until(lambda: bench.lane.state == "resting")
+    assert bench.lane.reserve(), "the ledger has nothing more"
+    bench.lane.cancel_reservation()
     bench.lane.backlog()
     assert not bench.lane.reserve()
+    bench.opening = lambda: None
+    bench.lane.resume()
+    await bench.until(lambda: bench.lane.state == "up")
+    bench.lane.backlog()
+    assert bench.lane.reserve()
+    bench.lane.cancel_reservation()
     await bench.close()
 
 

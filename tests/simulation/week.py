@@ -24,6 +24,11 @@ MEAN = 600.0
 MEAN_AFTER = 0.5
 AFTER = 200
 """Objects that come after the return."""
+DRAINING = 50
+"""Objects that come once the backlog has begun to drain."""
+MEAN_DRAINING = 0.1
+NOTICED = 1.0
+"""Seconds from the first delivery until the lane has surely left off probing."""
 WINDOW = 20
 
 
@@ -46,6 +51,8 @@ class Week:
     """The longest that an object took to the destination that was up, in the week and after it."""
     urgent: float
     """The longest that an urgent object took to the one that came back, while its backlog drained."""
+    ordinary: float
+    """The same of one that is not urgent and came while it drained: what is late and what is new take turns."""
     overlapped: int
     """Urgent objects that came while the backlog drained."""
     largest_window: int
@@ -91,6 +98,11 @@ async def _week(seed: int, folder: Path) -> Week:
     for number in range(AFTER):
         arrive(Priority.STAT if number % 5 == 0 else Priority.LOW)
         await asyncio.sleep(chance.expovariate(1 / MEAN_AFTER))
+    while not down.arrivals and loop.time() < back + HOUR:
+        await asyncio.sleep(0.01)
+    for _ in range(DRAINING):
+        arrive()
+        await asyncio.sleep(chance.expovariate(1 / MEAN_DRAINING))
     deadline = loop.time() + DAY
     while loop.time() < deadline and len({one.sop for one in down.arrivals}) < len(sent):
         await asyncio.sleep(HOUR / 60)
@@ -99,17 +111,24 @@ async def _week(seed: int, folder: Path) -> Week:
     there = {peer.name: {one.sop: one.at for one in reversed(peer.arrivals)} for peer in (steady, down)}
     at = there["down"]
     drained = max((at[sop] for sop in of_the_week & at.keys()), default=deadline)
-    early = {sop for sop in urgent & at.keys() if sent[sop] < drained and at[sop] > min(at.values())}
+    first = min(at.values(), default=deadline)
+    early = {sop for sop in urgent & at.keys() if sent[sop] < drained and at[sop] > first}
+    meanwhile = {sop for sop in at.keys() - urgent if first + NOTICED < sent[sop] < drained}
+
+    def longest(sops: set[str]) -> float:
+        return max((at[sop] - max(sent[sop], first) for sop in sops), default=0.0)
+
     return Week(
         objects=len(sent),
         missing=sum(len(sent.keys() - found.keys()) for found in there.values()),
         repeated=sum(len(peer.arrivals) - len(there[peer.name]) for peer in (steady, down)),
         attempts=attempts,
         allowed=allowed,
-        returned=min(at.values(), default=deadline) - back,
+        returned=first - back,
         drained=drained - back,
         steady=max(moment - sent[sop] for sop, moment in there["steady"].items()),
-        urgent=max((at[sop] - max(sent[sop], min(at.values())) for sop in early), default=0.0),
+        urgent=longest(early),
+        ordinary=longest(meanwhile),
         overlapped=len(early),
         largest_window=node.largest_window,
     )
