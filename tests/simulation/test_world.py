@@ -84,7 +84,7 @@ def test_a_destination_is_down_for_a_week(amount: Callable[[str, int, int], int]
         Figure(
             test="T8",
             promise="a destination is down for seven days (simulated), objects come all the time",
-            goal="all delivered once; attempts ≤ one a rest; others and urgent objects do not wait, new ones take turns with the late",
+            goal="all delivered once; attempts ≤ one a rest; others, urgent and new objects do not wait",
             found=f"{sum(one.objects for one in weeks):,} objects delivered once; "
             f"{max(one.attempts for one in weeks):,} attempts at most, of {min(one.allowed for one in weeks):,}; "
             f"back after {max(one.returned for one in weeks):.0f} s; "

@@ -28,6 +28,8 @@ def test_what_cannot_be_done_here_is_left_out_on_other_machines(monkeypatch: pyt
 TESTS = Path(__file__).resolve().parents[1]
 SHORT_RUN = {
     "sanitize/test_sanitizers.py": 2,
+    "support/seen.py": 1,  # the figure of cases that ran in several processes
+    "torture/test_clock.py": 4,
     "torture/test_strict_model.py": 1,
 }
 """Tests that only a campaign takes the time for: how many, by file."""

@@ -21,7 +21,7 @@ from typing import Any
 from tests.torture.marked import mark
 
 FAULTS = {
-    "a fragment": "router.app.reception:StoreReception.write",
+    "a fragment": "router.app.reception:StoreReception._count",
     "the end of an object": "router.app.reception:StoreReception.finish",
     "the rules": "router.routing.rules:RuleSet._decide",
     "the answer of a group": "router.app.intake:StoreIntake.synced",
