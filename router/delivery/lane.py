@@ -16,9 +16,8 @@ Invariants:
 4. A failure of the destination is charged to no object, and a failure of one object does not stop the others.
 5. Timers are monotonic. Wall clock time is only written to the ledger.
 6. What is sent before it has arrived whole (``early``) is no delivery until ``offer`` makes one of it.
-7. What has just come and what is late have half of the window each, and take turns, of each priority: a backlog keeps
-   nothing new from leaving, and what is new does not keep the backlog from draining.
-7. Bytes in memory belong to what waits, and can then be let go (``_kept``), or to what is in flight. Of the latter
+7. What has just come and what is late have half of the window each, and take turns (``waiting``).
+8. Bytes in memory belong to what waits, and can then be let go (``_kept``), or to what is in flight. Of the latter
    there are no more than the lane's part of the budget, but for one object of each association.
 
 States: *up*; *resting* after the destination failed, until a timer; *probing* with one object; *paused* by an operator.
@@ -40,8 +39,9 @@ from router.delivery.concurrency import Concurrency
 from router.delivery.early import PATIENCE, EarlyTransfer
 from router.delivery.memory import Budget
 from router.delivery.sender import OpenSender, Pair
+from router.delivery.waiting import Waiting
 from router.errors import LedgerError, SpoolError
-from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Outcome, OutcomeKind, Priority
+from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Outcome, OutcomeKind
 from router.ports import GrowingObject, LaneMetrics, Ledger, Log, SpoolReader
 
 LEASE_BATCH = 256
@@ -123,11 +123,7 @@ class Lane:
         """Bytes in memory of what is in flight."""
         self._random = random
         self._damaged = damaged
-        self._fresh: tuple[deque[Delivery], ...] = tuple(deque() for _ in Priority)
-        self._late: tuple[deque[Delivery], ...] = tuple(deque() for _ in Priority)
-        self._waiting = tuple(queue for pair in zip(self._late, self._fresh, strict=True) for queue in pair)
-        """Both, in order of priority."""
-        self._late_next = True
+        self._waiting = Waiting()
         self._suspects: deque[tuple[float, Delivery]] = deque()
         self._strikes: dict[int, int] = {}
         self._reserved = 0
@@ -162,7 +158,7 @@ class Lane:
         if self._closing or self.state == "paused" or (self._backlog and self.state != "up"):
             return False
         most = self._limits.window
-        if self._reserved + sum(map(len, self._fresh)) >= (most + 1) // 2 or self.window >= most:
+        if self._reserved + self._waiting.fresh >= (most + 1) // 2 or self.window >= most:
             return False
         self._reserved += 1
         return True
@@ -248,7 +244,7 @@ class Lane:
 
     def holds(self) -> set[int]:
         """The deliveries that are here, wherever on their way."""
-        held = {delivery.id for queue in self._waiting for delivery in queue}
+        held = {delivery.id for delivery in self._waiting}
         held.update(delivery.id for _, delivery in self._suspects)
         return held.union(*(association.holds for association in self._associations))
 
@@ -290,7 +286,7 @@ class Lane:
             await asyncio.wait([association.over for association in self._associations], timeout=2)
         for task in list(self._tasks):
             task.cancel()
-        left = [delivery for queue in self._waiting for delivery in queue]
+        left = list(self._waiting)
         left += [delivery for _, delivery in self._suspects]
         if left:
             try:
@@ -306,7 +302,7 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._waiting)) + len(self._suspects)
+        return len(self._waiting) + len(self._suspects)
 
     # Work ------------------------------------------------------------------------------------------------------
 
@@ -361,29 +357,19 @@ class Lane:
             return None
         if self._suspects and alone:
             since, delivery = self._suspects[0]
-            if self.loop.time() - since > SUSPECT_WAIT or not any(self._waiting):
+            if self.loop.time() - since > SUSPECT_WAIT or not len(self._waiting):
                 self._suspects.popleft()
                 self._take_off(delivery)
                 return delivery
-        for late, fresh in zip(self._late, self._fresh, strict=True):
-            if not late and not fresh:
-                continue
-            for queue in (late, fresh) if self._late_next else (fresh, late):
-                if not queue or queue[0].id in self._loading:
-                    continue  # whoever reads it kicks
-                delivery = queue[0]
-                if (
-                    delivery.chunks is not None
-                    and not alone
-                    and self._flying + delivery.instance.size > self._memory.part
-                ):
-                    return None  # an answer makes room
-                queue.popleft()
-                self._late_next = queue is fresh
-                self._take_off(delivery)
-                return delivery
+        waiting = self._waiting
+        next_one = waiting.next(self._loading)  # whoever reads what is loading kicks
+        if next_one is None:
             return None
-        return None
+        if next_one.chunks is not None and not alone and self._flying + next_one.instance.size > self._memory.part:
+            return None  # an answer makes room
+        waiting.take(next_one)
+        self._take_off(next_one)
+        return next_one
 
     def _take_off(self, delivery: Delivery) -> None:
         self._in_flight += 1
@@ -401,17 +387,16 @@ class Lane:
         self._land(delivery)
         if delivery.chunks is None:
             self._unread = True
-        self._queue_of(delivery).appendleft(delivery)
+        self._waiting.put_back(delivery)
         self._keep_next(delivery)
 
     def pairs(self) -> list[Pair]:
         """What an association should be negotiated for: what waits, then what was seen before; at most 128."""
         found: dict[Pair, None] = {}
-        for queue in self._waiting:
-            for delivery in queue:
-                found[(delivery.instance.sop_class, delivery.instance.transfer_syntax)] = None
-                if len(found) >= 128:
-                    return list(found)
+        for delivery in self._waiting:
+            found[(delivery.instance.sop_class, delivery.instance.transfer_syntax)] = None
+            if len(found) >= 128:
+                return list(found)
         for _, delivery in self._suspects:
             found[(delivery.instance.sop_class, delivery.instance.transfer_syntax)] = None
         for pair in reversed(self._pairs):
@@ -430,12 +415,9 @@ class Lane:
         self._remember((info.sop_class, info.transfer_syntax))
         if delivery.chunks is None:
             self._unread = True
-        self._queue_of(delivery).append(delivery)
+        self._waiting.put(delivery)
         if delivery.chunks is not None:
             self._kept[delivery.id] = delivery
-
-    def _queue_of(self, delivery: Delivery) -> deque[Delivery]:
-        return (self._late if delivery.late else self._fresh)[delivery.priority]
 
     def _remember(self, pair: Pair) -> None:
         if pair == self._last_pair:
@@ -451,7 +433,7 @@ class Lane:
     def _lease_more(self) -> None:
         if not self._backlog or self._leasing or (self.state != "up" and self.state != "probing"):
             return
-        late, most = sum(map(len, self._late)), self._limits.window
+        late, most = self._waiting.late, self._limits.window
         # What is in flight takes of the part of what is late, as far as something is left of it.
         room = min(most - self.window, (most + 1) // 2 - late - min(self._in_flight, most // 4))
         if room <= 0 or late > LEASE_BATCH // 2:
@@ -503,22 +485,21 @@ class Lane:
             return
         self._unread = False  # unless one is met that must wait
         budget = PREFETCH - len(self._loading)
-        for queue in self._waiting:
-            for delivery in queue:
-                if delivery.chunks is None:
-                    self._unread = True
-                if budget <= 0:
-                    self._unread = True
-                    return
-                budget -= 1
-                if (
-                    delivery.chunks is None
-                    and delivery.id not in self._loading
-                    and delivery.instance.size <= self._limits.object_memory
-                    and self._take_ahead(delivery)
-                ):
-                    self._loading.add(delivery.id)
-                    self._spawn(self._load(delivery))
+        for delivery in self._waiting:
+            if delivery.chunks is None:
+                self._unread = True
+            if budget <= 0:
+                self._unread = True
+                return
+            budget -= 1
+            if (
+                delivery.chunks is None
+                and delivery.id not in self._loading
+                and delivery.instance.size <= self._limits.object_memory
+                and self._take_ahead(delivery)
+            ):
+                self._loading.add(delivery.id)
+                self._spawn(self._load(delivery))
 
     def _take_ahead(self, delivery: Delivery) -> bool:
         """Memory for what will soon be sent; it may take the place of what will be sent later."""
@@ -537,9 +518,7 @@ class Lane:
             self._keep_next(delivery)
         except SpoolError as error:
             self._memory.give_back(delivery.instance.size)
-            queue = self._queue_of(delivery)
-            if delivery in queue:
-                queue.remove(delivery)
+            if self._waiting.remove(delivery):
                 self._take_off(delivery)
                 self.failed(delivery, error)
         finally:
@@ -721,11 +700,7 @@ class Lane:
         if self._closing or self.state in ("resting", "paused"):
             return
         self._failures += 1
-        for late, fresh in zip(self._late, self._fresh, strict=True):
-            for delivery in fresh:
-                delivery.late = True
-            late.extend(fresh)
-            fresh.clear()
+        self._waiting.age()
         misconfigured = judgement.meaning is Meaning.MISCONFIGURED
         seconds = rest_seconds(
             self._failures, self._random(), **({"first": MISCONFIGURED_FIRST} if misconfigured else {})
