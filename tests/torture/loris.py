@@ -1,0 +1,96 @@
+"""Connections that each say a byte of a message now and then, from a process of their own, so that what they cost is
+the router's alone.
+
+    python -m tests.torture.loris MESSAGE SECONDS DESCRIPTOR ...
+
+MESSAGE is hexadecimal. Each connection says its next byte every SECONDS, all of them evenly spread. A line on the
+standard input is answered with how many the other side has not closed; its end ends all.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import subprocess
+import sys
+import time
+
+PARTS = 20
+"""Shares of the connections that say their byte at the same moment."""
+
+
+class Loris:
+    """The process, seen from the test.
+
+    Args:
+        sockets: Open connections, which it takes over.
+        pace: Seconds from one byte to the next.
+    """
+
+    def __init__(self, sockets: list[socket.socket], message: bytes, pace: float) -> None:
+        numbers = [one.fileno() for one in sockets]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.torture.loris", message.hex(), str(pace), *map(str, numbers)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=numbers,
+        )
+        for one in sockets:
+            one.close()
+
+    @property
+    def left(self) -> int:
+        """How many the router has not closed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.wait(10)
+
+
+def main() -> None:
+    message, pace = bytes.fromhex(sys.argv[1]), float(sys.argv[2])
+    said = {socket.socket(fileno=int(number)): 0 for number in sys.argv[3:]}
+    parts = [list(said)[index::PARTS] for index in range(PARTS)]
+    selector = selectors.DefaultSelector()
+    selector.register(sys.stdin, selectors.EVENT_READ)
+    for one in said:
+        one.setblocking(False)
+        selector.register(one, selectors.EVENT_READ)
+
+    def gone(one: socket.socket) -> None:
+        if said.pop(one, None) is not None:
+            selector.unregister(one)
+            one.close()
+
+    turn, due = 0, time.monotonic()
+    while True:
+        for key, _ in selector.select(max(0.0, due - time.monotonic())):
+            if isinstance(key.fileobj, socket.socket):
+                gone(key.fileobj)
+            elif not sys.stdin.readline():
+                return
+            else:
+                print(len(said), flush=True)
+        if time.monotonic() < due:
+            continue
+        due += pace / PARTS
+        for one in parts[turn % PARTS]:
+            if one in said:
+                try:
+                    one.send(message[said[one] : said[one] + 1])
+                    said[one] += 1
+                except OSError:
+                    gone(one)
+        turn += 1
+
+
+if __name__ == "__main__":
+    main()
