@@ -59,15 +59,16 @@ FATAL = (
     Fault("sync", "*-wal"),
     Fault("syncdir", "data/spool"),
     Fault("change", "data/*", errno.EROFS, 0),
-    Fault("write", "*.seg"),
-    Fault("write", "*-wal"),
+    Fault("write", "*.seg", errno.EIO, 2),
+    Fault("write", "*-wal", errno.EIO, 2),
     Fault("sync", "*.seg", errno.ENOSPC),
     Fault("create", "*.seg"),
     Fault("allocate", "*.seg"),
     Fault("sync", "*.db"),
-    Fault("write", "*.db"),
+    Fault("write", "*.db", errno.EIO, 2),
 )
-"""Errors after which nothing of what was written can be believed."""
+"""Errors after which nothing of what was written can be believed. A write fails twice, as one to a bad sector does: the
+kernel splits what crosses a page, tells of the first error as a short write, and takes it if the rest is written again."""
 
 
 class Bench:
