@@ -68,7 +68,7 @@ FATAL = (
     Fault("write", "*.db", errno.EIO, 2),
 )
 """Errors after which nothing of what was written can be believed. A write fails twice, as one to a bad sector does: the
-kernel splits what crosses a page, tells of the first error as a short write, and takes it if the rest is written again."""
+kernel splits what crosses a page, tells of the first error as a short write, and may take the rest when it is tried."""
 
 
 class Bench:

@@ -77,7 +77,7 @@ def test_nothing_answered_is_lost_over_kills(
         left_nothing(router)
     restarts.sort()
     usual = restarts[len(restarts) * 99 // 100]
-    assert usual <= 20.0, "a shared machine may take much of it away for a second; the figure says whether the goal was met"
+    assert usual <= 20.0, "a shared machine may take much of it away; the figure says whether the goal was met"
     report(
         Figure(
             test="T2",
