@@ -12,7 +12,6 @@ looks in between can tell.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -73,18 +72,15 @@ def places_are_free_before_they_are_delivered() -> None:
 
 
 def what_was_sent_counts_as_stored() -> None:
-    from router.services.storage_scu import StorageScu, StoreResponse
+    from router.services.storage_scu import Reply, StorageScu, StoreResponse
 
-    store = StorageScu.store
+    begin = StorageScu.begin
 
-    def stored(self: StorageScu, *arguments: Any, **more: Any) -> Any:
-        answer = store(self, *arguments, **more)
-        answer.add_done_callback(lambda future: future.cancelled() or future.exception())
-        at_once = asyncio.get_running_loop().create_future()
-        at_once.set_result(StoreResponse(0x0000, ""))
-        return at_once
+    def stored(self: StorageScu, info: Any, source: Any, response: Any) -> None:
+        begin(self, info, source, Reply(self._loop))
+        response.set_result(StoreResponse(0x0000, ""))
 
-    StorageScu.store = stored  # type: ignore[method-assign]
+    StorageScu.begin = stored  # type: ignore[method-assign]
 
 
 NEEDS_STRICT_DISK = {new_segments_are_not_named_durably.__name__: new_segments_are_not_named_durably}
