@@ -80,7 +80,10 @@ class RouterProcess:
         self.config.write_text(re.sub(r"workers = \d+", f"workers = {count}", self.config.read_text()))
 
     def write_rules(self, text: str) -> None:
-        (self.folder / "rules" / "10-test.toml").write_text(text)
+        """As an editor saves them: whoever looks meanwhile sees the old ones or the new ones."""
+        whole = self.folder / "rules.new"
+        whole.write_text(text)
+        whole.rename(self.folder / "rules" / "10-test.toml")
 
     def launch(self) -> None:
         """Without waiting for anything."""
