@@ -77,7 +77,6 @@ def test_nothing_answered_is_lost_over_kills(
         left_nothing(router)
     restarts.sort()
     usual = restarts[len(restarts) * 99 // 100]
-    assert usual <= 20.0, "a shared machine may take much of it away; the figure says whether the goal was met"
     report(
         Figure(
             test="T2",
@@ -92,3 +91,5 @@ def test_nothing_answered_is_lost_over_kills(
         ),
         keep=campaign,
     )
+    # Behind the figure, which says so itself: what was lost and what was not is worth keeping all the same.
+    assert usual <= (READY if campaign else 20.0), "a shared machine may take much of it away for a second"
