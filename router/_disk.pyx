@@ -365,7 +365,10 @@ cdef void* _run(void* argument) noexcept nogil:
         if first.write_problem or first.sync_problem:
             shared.broken = True
         _append(&shared.done, first, last)
+        # The lock is not kept while others are woken: they would only wait for it again.
+        pthread_mutex_unlock(&shared.lock)
         write(shared.event, &one, 8)
+        pthread_mutex_lock(&shared.lock)
     pthread_mutex_unlock(&shared.lock)
     return NULL
 
@@ -437,8 +440,8 @@ cdef class Committer:
         job.token = <void*>token
         pthread_mutex_lock(&self._shared.lock)
         _append(&self._shared.waiting, job, job)
-        pthread_cond_signal(&self._shared.some)
         pthread_mutex_unlock(&self._shared.lock)
+        pthread_cond_signal(&self._shared.some)
 
     def done(self):
         """What has ended, in order: (token, errno of the write or 0, errno of the sync or 0)."""

@@ -160,10 +160,11 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         core = self.core
         self._step(core.receive(self._view[:nbytes], self.loop.time()))
-        # A full buffer means that more is waiting, and where we owe an answer it goes with that.
+        # A peer that has more to say may wait for an acknowledgement first. A full buffer means that more is there
+        # already, and behind a whole message it is our turn: what we send next acknowledges it.
         if (
             nbytes < READ_SIZE
-            and (not self._holds or core.message_open or core.mid_pdu)
+            and (core.message_open or core.mid_pdu)
             and self._socket is not None
             and not core.should_close
         ):
