@@ -183,6 +183,7 @@ class SegmentPool:
         with self._lock:
             spares = self._spare[kind]
             segment = spares.pop() if spares else None
+            reused = segment is not None
             if segment is not None:
                 self._space.reusable -= segment.size
                 segment.being_written = True
@@ -200,6 +201,10 @@ class SegmentPool:
                 segment.settled = array("Q")
                 segment.written_here = True
             write_segment_header(file.descriptor, kind, segment.number, segment.epoch)
+            if reused and kind == KIND_STREAM:
+                # With it the record that was here is gone for good. It has no place in the log: were it to come back
+                # when its data is half overwritten, a start would take it for one that is damaged.
+                durable.sync_data(file.descriptor)
         except (OSError, SpoolError) as error:
             if segment is not None:
                 self.abandon(segment, file)
@@ -314,7 +319,8 @@ class SegmentPool:
         """In the files' thread: make a streamed record that nobody needs unreadable, then keep its segment.
 
         It has no place in the log that would tell a start to leave it alone. The sync mark goes first, or the record
-        that it vouches for would be missed; the header is not synced: should it come back, an object is sent twice.
+        that it vouches for would be missed; the header is synced by ``take``, before anything is written over what it
+        heads: should it come back until then, an object is sent twice.
         """
         try:
             descriptor = os.open(segment.path, os.O_WRONLY)

@@ -98,14 +98,14 @@ def test_full_load_in_little_memory_is_slower_and_loses_nothing(
     tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
 ) -> None:
     memory = controller()
-    seconds = amount("memory_seconds", 5, 300)
+    seconds = amount("memory_seconds", 5, 60)
     with little_memory(memory, LIMIT) as group, Oracle(tmp_path, destinations=2) as oracle:
         program = ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
         router = RouterProcess(
             tmp_path / "router",
             oracle.urls,
             program=(*program, sys.executable, "-m", "router.app.cli"),
-            extra='[spool]\nreserve_associations = "0B"\nreserve_objects = "0B"\n',
+            extra='[spool]\nreserve_associations = "0B"\nreserve_objects = "0B"\nkeep_delivered = 0.1\n',
         )
         router.start()
         try:

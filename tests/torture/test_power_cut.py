@@ -39,7 +39,8 @@ def disks(folder: Path, data: Path, kind: str, layout: str, files: Path) -> Iter
     """Mounted under the data folder: one for everything, or one for the ledger and in it one for the spool. And one for
     what is delivered as files."""
     with contextlib.ExitStack() as stack:
-        images = [stack.enter_context(Image(folder / "disk", data, kind, 512 << 20))]
+        # The audit file grows with every start, by what had begun before and has not come to its end.
+        images = [stack.enter_context(Image(folder / "disk", data, kind, 4 << 30))]
         if layout == "apart":
             images.append(stack.enter_context(Image(folder / "spool-disk", data / "spool", kind, 512 << 20)))
         images.append(stack.enter_context(Image(folder / "files-disk", files, kind, 4 << 30)))

@@ -39,6 +39,7 @@ FOLDER, AUDIT = "router.delivery.folder_sender FolderSender", "router.audit.sink
 NOTICED = {
     f"{POOL}._create sync_directory 1": "spool",
     f"{POOL}._blank sync_data 1": "spool",
+    f"{POOL}.take sync_data 1": "spool",
     f"{STREAM}._end sync_data 1": "spool",
     f"{STREAM}._end sync_data 2": "spool",
     f"{SPOOL}.tail sync_data 1": "tail",
