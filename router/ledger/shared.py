@@ -31,6 +31,8 @@ def connect(path: Path) -> apsw.Connection:
     connection.execute("pragma locking_mode=normal")
     connection.execute("pragma journal_mode=wal")
     connection.execute("pragma synchronous=full")
+    # What a statement would put back if it failed: of a large one it went to a file, and it never has to be durable.
+    connection.execute("pragma temp_store=memory")
     connection.execute("pragma foreign_keys=on")
     connection.execute(f"pragma cache_size=-{CACHE_KIB}")
     return connection
