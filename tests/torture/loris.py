@@ -48,6 +48,9 @@ class Loris:
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
+    def all_closed(self) -> bool:
+        return self.left == 0
+
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
