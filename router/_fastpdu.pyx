@@ -131,6 +131,15 @@ cdef class PduReader:
         return self._state != FAILED and (self._state != AT_PDU_HEADER or self._have > 0)
 
     @property
+    def missing(self):
+        """Bytes to the end of the PDU under way, or of its header; 0 between two and after a failure."""
+        if self._state == FAILED:
+            return 0
+        if self._state == AT_PDU_HEADER:
+            return 6 - self._have if self._have else 0
+        return self._left - self._have
+
+    @property
     def buffered(self):
         """Bytes held until more arrive."""
         return self._have + (len(self._body) if self._body is not None else 0)

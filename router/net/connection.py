@@ -26,6 +26,7 @@ from typing import Protocol
 from router._fastpdu import DataFragment, DataTaken
 from router.errors import AssociationAborted, AssociationRejected, PeerProtocolError, fault_location
 from router.net import tuning
+from router.net.trickle import LowWater
 from router.ports import Buffer, Log
 from router.ul.association import (
     Aborted,
@@ -104,6 +105,7 @@ class Connection(asyncio.BufferedProtocol):
         "_holds",
         "_in_step",
         "_kill",
+        "_low_water",
         "_socket",
         "_timer",
         "_view",
@@ -136,6 +138,7 @@ class Connection(asyncio.BufferedProtocol):
         """A P-DATA-TF of ours is half written: an A-ABORT would be read as its data, so an abort closes without one."""
         self._view = _shared_view()
         self._socket: socket.socket | None = None
+        self._low_water = LowWater()
         self._timer: asyncio.TimerHandle | None = None
         self._kill: asyncio.TimerHandle | None = None
         self._ended = False
@@ -160,14 +163,13 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         core = self.core
         self._step(core.receive(self._view[:nbytes], self.loop.time()))
+        if self._socket is None:
+            return
+        missing = core.missing
+        self._low_water.after_read(self._socket, nbytes, missing)
         # A peer that has more to say may wait for an acknowledgement first. A full buffer means that more is there
         # already, and behind a whole message it is our turn: what we send next acknowledges it.
-        if (
-            nbytes < READ_SIZE
-            and (core.message_open or core.mid_pdu)
-            and self._socket is not None
-            and not core.should_close
-        ):
+        if nbytes < READ_SIZE and (missing or core.message_open) and not core.should_close:
             tuning.acknowledge_at_once(self._socket)
 
     def eof_received(self) -> bool:

@@ -23,6 +23,7 @@ from router.errors import TlsFailure
 from router.net import tuning
 from router.net.connection import Connection
 from router.net.tls import Credentials, failure
+from router.net.trickle import LowWater, TlsRecords
 from router.ports import Buffer
 
 READ_SIZE = 256 << 10
@@ -70,6 +71,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._server_side = credentials.server_side
         self._raw: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
+        self._low_water = LowWater()
+        self._records = TlsRecords()
         self._view = _shared_view()
         self._shaken = False
         """The handshake is over."""
@@ -113,6 +116,10 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._incoming.write(self._view[:nbytes])
         if not self._shaken:
             self._shake()
+            if self._socket is not None:
+                # Behind the handshake nobody looks for the ends of records: a peer that got there is one we know.
+                self._records.feed(self._view[:nbytes])
+                self._low_water.after_read(self._socket, nbytes, 0 if self._shaken else self._records.missing)
         if self._shaken:
             self._read()
         if nbytes < READ_SIZE and self._socket is not None and not self._closing:

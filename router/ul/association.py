@@ -369,6 +369,11 @@ class Association:
     def mid_pdu(self) -> bool:
         return self._reader.mid_pdu
 
+    @property
+    def missing(self) -> int:
+        """Bytes that the peer still has to send of the PDU it has begun, or of its header."""
+        return self._reader.missing
+
     def idle_since(self, now: float) -> float:
         """Seconds without bytes and without a message under way; 0 while there is one."""
         return 0.0 if self._progressing or self.our_turn else now - self._last_activity

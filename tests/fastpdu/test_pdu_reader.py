@@ -209,6 +209,7 @@ def test_both_readers_give_the_same_pieces(stream, cuts):
         assert [item for item in ours if item[0]] == [item for item in theirs if item[0]]
         assert [item[1].reason for item in ours if not item[0]] == [item[1].reason for item in theirs if not item[0]]
         assert native.mid_pdu == plain.mid_pdu
+        assert native.missing == plain.missing
 
 
 # Data sets that are diverted ---------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ def check(data: bytes) -> None:
         ours, theirs = native.feed(piece), plain.feed(piece)
         assert comparable(ours) == comparable(theirs)
         assert native.mid_pdu == plain.mid_pdu
+        assert native.missing == plain.missing
         assert native.buffered <= max(limits[1], 64) + 6, "more is held back than the limit"
 
 

@@ -31,6 +31,14 @@ class PduReader:
     def mid_pdu(self) -> bool:
         return not self._failed and (bool(self._pdu) or self._pdv is not None)
 
+    @property
+    def missing(self) -> int:
+        if not self.mid_pdu:
+            return 0
+        if self._pdv is not None:
+            return self._left
+        return 6 + int.from_bytes(self._pdu[2:6], "big") - len(self._pdu) if len(self._pdu) >= 6 else 6 - len(self._pdu)
+
     def feed(self, data: bytes) -> list[Item]:
         items: list[Item] = []
         for position, byte in enumerate(data):
