@@ -259,6 +259,8 @@ class AuditRow:
     what: str
     """``received``, ``sent``, ``started``, ``stopped``, ``alert``, ``operator``."""
     facts: dict[str, Any]
+    begun: bool = False
+    """Somebody has been told that the transfer began of which this is the first."""
 
 
 # What the configuration says, past the loader. -------------------------------------------------------------

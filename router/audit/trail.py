@@ -50,7 +50,7 @@ class Rows(Protocol):
 
     async def audit_rows(self, after: int, limit: int) -> list[AuditRow]: ...
 
-    async def audit_forget(self, ids: Sequence[int]) -> None: ...
+    async def audit_settle(self, told: Sequence[int], begun: Sequence[int]) -> None: ...
 
     async def audit_waiting(self) -> tuple[int, float | None]: ...
 
@@ -96,7 +96,8 @@ class Trail:
         self._host = socket.gethostname()
         self._after = 0
         self._open: dict[tuple[Any, ...], _Transfer] = {}
-        self._unsettled: deque[tuple[float, list[int]]] = deque()
+        self._unsettled: deque[tuple[float, list[int], list[int]]] = deque()
+        """When it was told; rows of which that was all, and rows with which a transfer began."""
         self._failures = 0
 
     async def run(self) -> None:
@@ -155,10 +156,13 @@ class Trail:
         rows = await self._rows.audit_rows(self._after, AT_ONCE)
         told: list[bytes] = []
         ids: list[int] = []
+        begun: list[int] = []
         for row in rows:
             self._after = row.id
             if row.what in ("received", "sent"):
-                told += self._add(row, now)
+                if self._add(row, now):
+                    told.append(self._line(self._of_transfer(row, messages.BEGIN_TRANSFERRING, "E", {}, row.at)))
+                    begun.append(row.id)
             else:
                 told.append(self._line(self._message(row)))
                 ids.append(row.id)
@@ -170,18 +174,22 @@ class Trail:
                 ids += transfer.ids
         if told:
             await self._sink.write(told)
-        if ids:
-            self._unsettled.append((now, ids))
+        if ids or begun:
+            self._unsettled.append((now, ids, begun))
         settled: list[int] = []
+        settled_begun: list[int] = []
         while self._unsettled and self._clock() - self._unsettled[0][0] >= self._sink.settles:
-            settled += self._unsettled.popleft()[1]
-        if settled:
-            await self._rows.audit_forget(settled)
+            _, ids, begun = self._unsettled.popleft()
+            settled += ids
+            settled_begun += begun
+        if settled or settled_begun:
+            await self._rows.audit_settle(settled, settled_begun)
         return bool(rows)
 
     # Transfers ---------------------------------------------------------------------------------------------
 
-    def _add(self, row: AuditRow, now: float) -> list[bytes]:
+    def _add(self, row: AuditRow, now: float) -> bool:
+        """Whether that a transfer begins with it is to be told."""
         facts = row.facts
         key = (
             row.what,
@@ -195,16 +203,15 @@ class Trail:
             facts["failed"],
         )
         transfer = self._open.get(key)
-        began = []
+        begins = False
         if transfer is None:
             transfer = self._open[key] = _Transfer(row, now, now)
-            if not facts["failed"]:
-                began.append(self._line(self._of_transfer(row, messages.BEGIN_TRANSFERRING, "E", {}, row.at)))
+            begins = not (facts["failed"] or row.begun)
         transfer.last = now
         transfer.ids.append(row.id)
         for sop_class, count in facts["classes"].items():
             transfer.classes[sop_class] = transfer.classes.get(sop_class, 0) + count
-        return began
+        return begins
 
     def _transferred(self, transfer: _Transfer) -> Message:
         action = "C" if transfer.first.what == "received" else "R"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RECEIVED = "received"
 SENT = "sent"
+BEGUN = "begun"
+"""The fact that a transfer's beginning has been told."""
 
 
 class AuditRows:
@@ -111,8 +113,16 @@ class AuditRows:
             facts["count"] = count
         self.add(at, "operator", facts)
 
-    def forget(self, ids: Iterable[int]) -> None:
-        """They are where they belong."""
-        self._connection.execute(
-            "delete from audit where id in (select value from json_each(?))", (json.dumps(list(ids)),)
-        )
+    def settle(self, told: Iterable[int], begun: Iterable[int]) -> None:
+        """What is where it belongs.
+
+        Args:
+            told: Rows that nothing is left to be told of.
+            begun: First rows of transfers that go on: their beginning is not told again after the next start, or a
+                router that starts again and again would fill its disk with beginnings.
+        """
+        for statement, ids in (
+            (f"update audit set facts=json_set(facts, '$.{BEGUN}', json('true')) where id in ", begun),
+            ("delete from audit where id in ", told),
+        ):
+            self._connection.execute(statement + "(select value from json_each(?))", (json.dumps(list(ids)),))

@@ -10,6 +10,7 @@ from typing import Any
 
 import apsw
 
+from router.ledger.audit_rows import BEGUN
 from router.ledger.counters import Counters
 from router.model import AuditRow, Location, Priority, format_id, parse_id
 
@@ -71,7 +72,7 @@ class Queries:
     def audit_rows(self, after: int, limit: int) -> list[AuditRow]:
         with self._lock:
             return [
-                AuditRow(id=number, at=at, what=what, facts=json.loads(facts))
+                AuditRow(id=number, at=at, what=what, facts=(read := json.loads(facts)), begun=read.pop(BEGUN, False))
                 for number, at, what, facts in self._connection.execute(
                     "select id, at, what, facts from audit where id>? order by id limit ?", (after, limit)
                 )

@@ -377,9 +377,9 @@ class SqliteLedger:
         """How many rows wait, and since when (epoch seconds) the oldest."""
         return await asyncio.to_thread(self._queries.audit_waiting)
 
-    async def audit_forget(self, ids: Sequence[int]) -> None:
-        """They are where they belong."""
-        await self._call(lambda store, now: store.audit.forget(ids))
+    async def audit_settle(self, told: Sequence[int], begun: Sequence[int]) -> None:
+        """See ``AuditRows.settle``."""
+        await self._call(lambda store, now: store.audit.settle(told, begun))
 
     async def event(self, what: str, detail: str, destination: str | None = None) -> None:
         await self._call(lambda store, now: store.event(now, None, destination, what, detail))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,8 +41,8 @@ class Rows:
     async def audit_rows(self, after: int, limit: int) -> list[AuditRow]:
         return [row for row in self.rows if row.id > after][:limit]
 
-    async def audit_forget(self, ids: Sequence[int]) -> None:
-        self.rows = [row for row in self.rows if row.id not in ids]
+    async def audit_settle(self, told: Sequence[int], begun: Sequence[int]) -> None:
+        self.rows = [replace(row, begun=row.begun or row.id in begun) for row in self.rows if row.id not in told]
 
     async def audit_waiting(self) -> tuple[int, float | None]:
         return len(self.rows), self.rows[0].at if self.rows else None
@@ -87,6 +88,10 @@ class Bench:
     def __init__(self, settles: float = 0.0) -> None:
         self.rows, self.sink, self.clock = Rows(), Sink(settles), Clock()
         self.waiting: tuple[int, float] = (0, 0.0)
+        self.start()
+
+    def start(self) -> None:
+        """The router, after a kill if it ran before."""
         self.trail = Trail(
             self.rows, self.sink, node="router-1", destinations=[ARCHIVE], log=SilentLog(), waiting=self._waiting,
             clock=self.clock,
@@ -188,6 +193,28 @@ async def test_what_a_sink_lost_within_the_time_it_takes_to_settle_is_told_again
     await bench.after(11)
     assert bench.rows.rows == []
     assert bench.waiting == (0, 0.0)
+
+
+async def test_a_router_that_starts_again_and_again_tells_of_a_beginning_once() -> None:
+    bench = Bench()
+    bench.rows.received()
+    for _ in range(20):
+        await bench.after(1)
+        bench.start()
+    bench.rows.received()
+    await bench.after(1)
+    await bench.after(trails.IDLE)
+    assert bench.sink.told() == [(BEGIN, 0), (DONE, 2)]
+    assert bench.rows.rows == []
+
+
+async def test_a_beginning_that_has_not_settled_is_told_again_after_a_kill() -> None:
+    bench = Bench(settles=10)
+    bench.rows.received()
+    await bench.after(1)
+    bench.start()
+    await bench.after(1)
+    assert bench.sink.told() == [(BEGIN, 0)] * 2
 
 
 async def test_a_sink_that_is_away_for_ever_is_asked_ever_more_rarely_and_nothing_is_forgotten() -> None:

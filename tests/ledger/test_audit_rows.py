@@ -75,11 +75,21 @@ async def test_rows_stand_until_they_are_told_and_their_numbers_rise(tmp_path: P
     assert [row.what for row in await ledger.audit_rows(first.id, 10)] == ["stopped"]
     count, oldest = await ledger.audit_waiting()
     assert (count, oldest) == (2, first.at)
-    await ledger.audit_forget([first.id, second.id])
+    await ledger.audit_settle([first.id, second.id], [])
     assert await ledger.audit_waiting() == (0, None)
     await ledger.audit("started", {})
     (third,) = await ledger.audit_rows(0, 10)
     assert third.id > second.id, "a number is never used again: who reads on from one misses none"
+
+
+async def test_a_transfer_whose_beginning_was_told_bears_a_mark(ledger: SqliteLedger) -> None:
+    await record(ledger, receipt("1.2.3"), receipt("1.2.4"))
+    (row,) = await ledger.audit_rows(0, 10)
+    assert not row.begun
+    await ledger.audit_settle([], [row.id])
+    (again,) = await ledger.audit_rows(0, 10)
+    assert again.begun
+    assert again.facts == row.facts
 
 
 async def test_without_a_trail_nothing_is_written(tmp_path: Path) -> None:

@@ -106,6 +106,12 @@ def validate(xml: str) -> ET.Element:
     return root
 
 
+def whole_messages(written: bytes) -> list[ET.Element]:
+    """Each valid message in what was written. What a kill of the writer tore, or what is half written as yet, is none,
+    also where the next message follows within its line."""
+    return [validate(xml.decode()) for xml in re.findall(rb"<\?xml(?:(?!<\?xml).)*?</AuditMessage>", written)]
+
+
 def _check(element: ET.Element) -> None:
     shape = SHAPES.get(element.tag)
     assert shape is not None, f"{element.tag} is no element of the schema"

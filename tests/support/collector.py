@@ -73,8 +73,6 @@ class Collector:
             self._process.wait(30)
             self._process = None
 
-    def lines(self) -> list[bytes]:
-        """Whole messages; a kill may have torn one."""
-        if not self.messages.exists():
-            return []
-        return self.messages.read_bytes().split(b"\n")[:-1]
+    def written(self) -> bytes:
+        """A line for each message; a kill may have torn some."""
+        return self.messages.read_bytes() if self.messages.exists() else b""
