@@ -206,9 +206,11 @@ class SegmentPool:
                 # when its data is half overwritten, a start would take it for one that is damaged.
                 durable.sync_data(file.descriptor)
         except (OSError, SpoolError) as error:
+            # Judged first: after a failure what the disk holds is for the next start to judge, and is not touched.
+            problem = self._health.judge(error)
             if segment is not None:
                 self.abandon(segment, file)
-            raise self._health.judge(error) from error
+            raise problem from error
         return segment, file
 
     def _create(self, kind: int) -> tuple[Segment, SegmentFile]:
