@@ -179,6 +179,8 @@ class Drop:
         self.found, self.uid, self.arrived = found, uid, arrived
         self.hash = hashlib.blake2b(digest_size=16)
 
+    read = None
+
     def write(self, fragment: memoryview) -> None:
         self.hash.update(fragment)
 

@@ -1,14 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Memory for data sets: blocks that begin on a page, so that the disk can be given them as they are, and are used again.
 
-A data set is copied once, from the receive buffer into its blocks; the record is written and the messages to destinations are sent
-from there. Memory that is used again has its pages already: what the kernel takes to clear and map those of a fresh megabyte is
+A data set is read from its socket into its blocks, or copied there once from the receive buffer; the record is written and the
+messages to destinations are sent from there. Memory that is used again has its pages already: what the kernel takes to clear and map those of a fresh megabyte is
 more than copying costs.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
@@ -21,10 +22,18 @@ cdef extern from "Python.h":
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void** memory, size_t alignment, size_t size)
 
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    Py_ssize_t readv(int descriptor, const iovec* pieces, int count)
+
 cdef enum:
     PAGE = 4096
     SIZE = 64 << 10
     KEPT = 512
+    # Blocks that are read into at once.
+    PIECES = 8
 
 BLOCK_SIZE = SIZE
 """Bytes of a block. What fits into one is given out as ``bytes``: at least half of what is held is in use."""
@@ -114,37 +123,93 @@ cdef class Gatherer:
             if self._stopped:
                 self._beyond(data)
                 return
-            if self._look is not None:
-                try:
-                    self._look(data)
-                except DatasetError as error:
-                    self.error = error
-                    self._full = []
-                    self._block = None
-                    self.held = 0
-                    return
-            if self._update is not None:
-                self._update(data)
-            self._append(<const uint8_t*>view.buf, view.len)
+            if self._looked(data):
+                self._append(<const uint8_t*>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
 
+    def read(self, int descriptor, Py_ssize_t left, bytearray ahead):
+        """Read the next bytes of the data set, of which the sender has announced ``left`` more, from a non-blocking socket straight to
+        where they are kept.
+
+        Gives how many bytes were read; 0: there are none now, or the socket has ended, or they have to go by ``write``. What comes
+        behind the ``left`` ones, as far as it fits, is in ``ahead`` then, and counted with them. None: nothing is read ahead.
+        """
+        cdef iovec pieces[PIECES + 1]
+        cdef Block block
+        cdef list fresh = []
+        cdef Py_ssize_t room, got, rest, planned = 0
+        cdef int count = 0
+        if self.error is not None or self._stopped or left > self._most - self.size:
+            return 0
+        block = self._block
+        while planned < left and count < PIECES:
+            if block is None:
+                block = Block.__new__(Block)
+                fresh.append(block)
+            room = min(SIZE - block._used, left - planned)
+            pieces[count].iov_base = block._memory + block._used
+            pieces[count].iov_len = room
+            planned += room
+            count += 1
+            block = None
+        if ahead is not None and planned == left:
+            pieces[count].iov_base = PyByteArray_AS_STRING(ahead)
+            pieces[count].iov_len = PyByteArray_GET_SIZE(ahead)
+            count += 1
+        # With the interpreter's lock: it never waits, and to let go of the lock and get it back takes longer.
+        got = readv(descriptor, pieces, count)
+        if got <= 0:
+            return 0
+        rest = min(got, planned)
+        for block in ([self._block] if self._block is not None else []) + fresh:
+            if not rest:
+                break
+            room = min(SIZE - block._used, rest)
+            if not self._looked(PyMemoryView_FromMemory(<char*>block._memory + block._used, room, PyBUF_READ)):
+                break
+            self._keep(block, room)
+            rest -= room
+        self.size += min(got, planned)
+        return got
+
+    cdef bint _looked(self, data) except -1:
+        """False: there is a mistake in it, and everything has been let go."""
+        if self._look is not None:
+            try:
+                self._look(data)
+            except DatasetError as error:
+                self.error = error
+                self._full = []
+                self._block = None
+                self.held = 0
+                return False
+        if self._update is not None:
+            self._update(data)
+        return True
+
+    cdef int _keep(self, Block block, Py_ssize_t count) except -1:
+        """So many bytes more are in the block that is filled."""
+        block._used += count
+        self.held += count
+        if block._used == SIZE:
+            self._full.append(PyMemoryView_FromObject(block))
+            block = None
+        self._block = block
+        return 0
+
     cdef int _append(self, const uint8_t* at, Py_ssize_t left) except -1:
         cdef Py_ssize_t count
-        self.held += left
+        cdef Block block
         while left:
-            if self._block is None:
-                self._block = Block.__new__(Block)
-            count = SIZE - self._block._used
-            if count > left:
-                count = left
-            memcpy(self._block._memory + self._block._used, at, count)
-            self._block._used += count
+            block = self._block
+            if block is None:
+                block = Block.__new__(Block)
+            count = min(SIZE - block._used, left)
+            memcpy(block._memory + block._used, at, count)
+            self._keep(block, count)
             at += count
             left -= count
-            if self._block._used == SIZE:
-                self._full.append(PyMemoryView_FromObject(self._block))
-                self._block = None
         return 0
 
     def stop(self):

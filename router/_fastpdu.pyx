@@ -10,6 +10,7 @@ anything is allocated. Nothing is kept of the caller's buffer once a call has re
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -109,6 +110,8 @@ cdef class PduReader:
     cdef object _data
     cdef Py_ssize_t _position
     cdef object _write
+    cdef object _read
+    cdef bytearray _ahead
     cdef int _write_context
     cdef Py_ssize_t _taken
     cdef object _after
@@ -118,7 +121,7 @@ cdef class PduReader:
         self._state = AT_PDU_HEADER
         self._left = self._pdv_left = 0
         self._body = None
-        self._data = self._write = self._after = None
+        self._data = self._write = self._read = self._after = None
         self._position = self._taken = 0
         if max_pdata == 0 or (not strict and max_pdata < TOLERATED_PDATA):
             max_pdata = TOLERATED_PDATA
@@ -162,11 +165,74 @@ cdef class PduReader:
         self._position = 0
         self._data = data
 
-    def divert(self, int context_id, write):
+    def divert(self, int context_id, write, read=None):
         """From the next PDV on, give the data set fragments of this context, as far as they are there and up to the last one, to
-        ``write``: memoryviews that are valid during the call. None ends it. Only for ``begin`` with a memoryview of bytes."""
+        ``write``: memoryviews that are valid during the call. None ends it. Only for ``begin`` with a memoryview of bytes.
+
+        Args:
+            read: ``read(descriptor, left, ahead)``, what ``pull`` reads with; see ``Gatherer.read``.
+        """
         self._write = write
+        self._read = read if write is not None else None
         self._write_context = context_id
+
+    @property
+    def pulls(self):
+        """Whether ``pull`` would read: what comes next belongs to a PDV that is diverted, and somebody reads it."""
+        return (
+            self._state == IN_PDV and self._read is not None and self._context == self._write_context
+            and not self._control & COMMAND_FRAGMENT
+        )
+
+    def pull(self, int descriptor, Py_ssize_t most):
+        """Have the rest of the PDV under way, and of those that follow it in the same manner, read from a non-blocking socket straight
+        to where they are kept: no byte passes through a buffer of ours. Only between ``next``'s None and ``begin``.
+
+        Gives how many bytes were read, and those of them with which something else begins: they are to be given to ``begin`` next, also
+        when there are none. ``next`` tells then what was taken. Ends when nothing is there, at the end of the data set, or when ``most``
+        bytes were read (and no more than a PDV beyond).
+        """
+        cdef Py_ssize_t got, body, total = 0
+        cdef bint last, follows
+        while self.pulls and total < most:
+            last = self._control & LAST_FRAGMENT
+            follows = not last and self._left == self._pdv_left
+            if follows and self._ahead is None:
+                self._ahead = bytearray(HEADERS)
+            try:
+                got = self._read(descriptor, self._pdv_left, self._ahead if follows else None)
+            except Exception as fault:
+                self._after = self._diverted(False, fault)
+                break
+            if got <= 0:
+                break
+            total += got
+            body = min(got, <Py_ssize_t>self._pdv_left)
+            self._taken += body
+            self._left -= <uint32_t>body
+            self._pdv_left -= <uint32_t>body
+            if self._pdv_left:
+                continue
+            self._state = AT_PDV_HEADER if self._left else AT_PDU_HEADER
+            if last:
+                self._after = self._diverted(True, None)
+                break
+            got -= body
+            if got and not (got == HEADERS and self._same_again(<const uint8_t*>PyByteArray_AS_STRING(self._ahead))):
+                return total, bytes(self._ahead[:got])
+        return total, b""
+
+    cdef bint _same_again(self, const uint8_t* p) noexcept:
+        """Whether a P-DATA-TF begins here whose one PDV goes on with the data set; if so, it is the PDV under way."""
+        cdef uint32_t length = be32(p + 2), pdv = be32(p + 6)
+        if p[0] != P_DATA_TF or length > self._max_pdata or length < 6 or pdv != length - 4 or pdv == 2:
+            return False
+        if p[10] != self._context or p[11] & COMMAND_FRAGMENT:
+            return False
+        self._control = p[11]
+        self._left = self._pdv_left = length - 6
+        self._state = IN_PDV
+        return True
 
     def next(self):
         """The next thing that the bytes hold, in order of arrival; None when they are used up.
@@ -205,7 +271,7 @@ cdef class PduReader:
         cdef DataTaken taken = DataTaken.__new__(DataTaken, self._taken, last, fault)
         self._taken = 0
         if last or fault is not None:
-            self._write = None
+            self._write = self._read = None
         return taken
 
     cdef tuple _fail(self, str text, reason):

@@ -19,6 +19,9 @@ from typing import Any, Protocol
 from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Outcome
 
 Buffer = bytes | bytearray | memoryview
+ReadStraight = Callable[[int, int, bytearray | None], int]
+"""``(descriptor, left, ahead)``: reads the next bytes of a data set from a socket to where they are kept, and what
+follows ``left`` of them to ``ahead``; gives how many. 0: nothing can be read so."""
 
 
 # Receiving -------------------------------------------------------------------------------------------------
@@ -26,6 +29,10 @@ Buffer = bytes | bytearray | memoryview
 
 class Reception(Protocol):
     """One data set on its way in. Exactly one of ``finish`` and ``discard`` ends it."""
+
+    @property
+    def read(self) -> ReadStraight | None:
+        """Takes the next bytes as ``write`` does, from their socket; None: it always has to be ``write``."""
 
     def write(self, fragment: memoryview) -> None:
         """Take the next bytes of the data set; they are valid during this call only. Never raises for bad data:

@@ -75,6 +75,8 @@ class _Received:
         self._hash = hashlib.sha256()
         self._store = store
 
+    read = None
+
     def write(self, fragment: memoryview) -> None:
         self._hash.update(fragment)
 

@@ -90,6 +90,7 @@ class StoreReception:
         "_sop_instance",
         "_stream",
         "_transfer_syntax",
+        "read",
         "write",
     )
 
@@ -117,7 +118,8 @@ class StoreReception:
         most = min(limits.object_memory, limits.object_size)
         self._gatherer = Gatherer(self._inspector.look, self._hasher.update, self._beyond, most)
         self.write = self._gatherer.write
-        """Most data sets go by here natively, from the first byte to the last."""
+        self.read = self._gatherer.read
+        """Most data sets go by these natively, from the first byte to the last."""
         self._held = 0
         """Bytes of ours counted in the intake's memory."""
         self._stream: SpoolStream | None = None

@@ -9,8 +9,8 @@ Both roles. What holds, whatever happens:
    when the peer closes, or when the ARTIM timer says so. After an A-ABORT or A-ASSOCIATE-RJ of ours the rest of what
    the peer sends is still read: closing over unread bytes makes the kernel send RST, which can destroy the last PDU on
    its way.
-3. Incoming bytes land in one buffer that all connections of a loop share. Reading and handling are one synchronous
-   step, so an idle association costs no buffer.
+3. Incoming bytes land in one buffer that all connections of a loop share, or, of a data set that is kept in memory,
+   where they are kept. Reading and handling are one synchronous step, so an idle association costs no buffer.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ from router.ul.state import State
 READ_SIZE = 256 << 10
 """Bytes of the shared receive buffer: two PDUs of the size we announce. Beyond it nothing is gained, and it should stay
 in the cache."""
+FIRST_READ = 64 << 10
+"""Bytes that are read at the beginning of a message: small ones whole. The rest of a larger one goes past the shared
+buffer."""
+GLANCE = 512
+"""Bytes that the event loop reads of what is pulled behind them."""
+PULL_MOST = 512 << 10
+"""Bytes that are pulled in one step; then others have their turn."""
 WRITE_HIGH = 1 << 20
 """Unwritten bytes at which a streaming sender rests."""
 IOV_MAX = 1024
@@ -158,19 +165,28 @@ class Connection(asyncio.BufferedProtocol):
         self._finish_step()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._view
+        core = self.core
+        if self._socket is None:
+            return self._view
+        if core.pulls:
+            return self._view[:GLANCE]
+        return self._view if core.message_open else self._view[:FIRST_READ]
 
     def buffer_updated(self, nbytes: int) -> None:
         core = self.core
-        self._step(core.receive(self._view[:nbytes], self.loop.time()))
-        if self._socket is None:
+        now = self.loop.time()
+        self._step(core.receive(self._view[:nbytes], now))
+        sock = self._socket
+        if sock is None:
             return
+        if nbytes >= GLANCE and core.pulls and not self._holds & _NOT_READING:
+            self._step(core.pull(sock.fileno(), PULL_MOST, now))
         missing = core.missing
-        self._low_water.after_read(self._socket, nbytes, missing)
+        self._low_water.after_read(sock, nbytes, missing)
         # A peer that has more to say may wait for an acknowledgement first. A full buffer means that more is there
         # already, and behind a whole message it is our turn: what we send next acknowledges it.
         if nbytes < READ_SIZE and (missing or core.message_open) and not core.should_close:
-            tuning.acknowledge_at_once(self._socket)
+            tuning.acknowledge_at_once(sock)
 
     def eof_received(self) -> bool:
         return False  # in DICOM nothing can follow: close our side too

@@ -197,7 +197,7 @@ class Acceptor:
         context = self._contexts[context_id]
         try:
             self._reception = reception = self._storage.begin(command, *context)
-            self._connection.core.divert(context_id, reception.write, self._taken)
+            self._connection.core.divert(context_id, reception.write, self._taken, reception.read)
         except DatasetError as error:
             self._refusal = (error.status, error.comment)
         except Exception as fault:

@@ -29,7 +29,7 @@ from typing import Any
 
 from router._fastpdu import DataFragment, DataTaken, PduReader
 from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
-from router.ports import Buffer
+from router.ports import Buffer, ReadStraight
 from router.ul.pdus import (
     RELEASE_RP,
     RELEASE_RQ,
@@ -249,13 +249,31 @@ class Association:
         return self._process(partial(next, iter(items), None), memoryview(data), now)
 
     def divert(
-        self, context_id: int, write: Callable[[memoryview], None], told: Callable[[DataTaken], None] = _nobody
+        self,
+        context_id: int,
+        write: Callable[[memoryview], None],
+        told: Callable[[DataTaken], None] = _nobody,
+        read: ReadStraight | None = None,
     ) -> None:
         """Give the data set that follows on this presentation context straight to ``write``, fragment by fragment as it
-        comes in. A ``DataTaken`` for ``told`` comes once for all that a step brought, and at the end. Whatever ends the
-        association ends it too."""
+        comes in, or have it read by ``read``. A ``DataTaken`` for ``told`` comes once for all that a step brought, and
+        at the end. Whatever ends the association ends it too."""
         self.told = told
-        self._reader.divert(context_id, write)
+        self._reader.divert(context_id, write, read)
+
+    @property
+    def pulls(self) -> bool:
+        """What comes next may be read by ``pull``."""
+        return self._reader.pulls
+
+    def pull(self, descriptor: int, most: int, now: float) -> Iterator[AssociationEvent]:
+        """``receive`` for what comes of a diverted data set: reads it itself, from a non-blocking socket, to where it
+        is kept; ``most`` bytes, or a little more."""
+        size, behind = self._reader.pull(descriptor, most)
+        if not size:
+            return iter(())
+        self._window_bytes += size - len(behind)
+        return self.receive(memoryview(behind), now)
 
     def undivert(self) -> None:
         """Give what still comes as ``DataFragment`` again."""

@@ -100,6 +100,8 @@ class GatheringReception:
         self.discarded = False
         self.answer: Callable[[int, str], None] | None = None
 
+    read = None
+
     def write(self, fragment: memoryview) -> None:
         if self.intake.fault is not None:
             raise self.intake.fault

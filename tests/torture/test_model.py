@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -244,6 +245,7 @@ class Machine(RuleBasedStateMachine):
             self.router.kill()
             for name in NAMES:
                 self.heal(name)
+        shutil.rmtree(self.router.folder)  # of hundreds; what was wrong is still there to be looked at
 
     def drain(self) -> None:
         """Everything is well again, and time passes until nothing waits any more."""
