@@ -1,9 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Command sets and the assembling of messages, natively: three of each for every object that passes.
+"""Command sets, the assembling of messages, and requests with their responses, natively: some of each for every object
+that passes.
 
-Covers PS3.7 §6.3 and Annex E (command sets: always Implicit VR Little Endian) and PS3.8 Annex E (fragments to messages). Knows
-nothing of what a command asks for. ``dimse.command`` and ``dimse.assembler`` say what each thing is for; a plain-Python reference
-is in ``tests/support``; the tests compare the two.
+Covers PS3.7 §6.3 and Annex E (command sets: always Implicit VR Little Endian), §9.1 (which response belongs to which
+request) and PS3.8 Annex E (fragments to messages). Knows nothing of what a command asks for. ``dimse.command``,
+``dimse.assembler`` and ``dimse.requestor`` say what each thing is for; of command sets and fragments a plain-Python
+reference is in ``tests/support``; the tests compare the two.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -12,7 +14,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 from router._fastpdu cimport DataFragment
-from router.errors import AbortReason, PeerProtocolError
+from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
 
 cdef enum:
     NO_DATA_SET = 0x0101
@@ -20,6 +22,8 @@ cdef enum:
     C_STORE_RQ = 0x0001
     C_ECHO_RQ = 0x0030
     COMMENT_LENGTH = 64
+    # 1 to 65535; 0 is legal, but nobody needs it.
+    MESSAGE_IDS = 65535
     AE_LENGTH = 16
 
 # What is looked at; a bit each tells whether it was seen.
@@ -371,3 +375,129 @@ cdef class MessageAssembler:
             return None
         whole, self._command = self._command, None
         return parse_command(bytes(whole))
+
+
+# Requests and their responses ------------------------------------------------------------------------------
+
+
+cdef class Outstanding:
+    """Messages sent and not answered, at most ``window`` at once; the value is whatever the caller wants back.
+
+    Args:
+        last_id: The message id before the first one given.
+    """
+
+    cdef readonly int window
+    cdef int _last_id
+    # Message id to (context id, command field, value), in the order sent.
+    cdef dict _waiting
+
+    def __init__(self, Py_ssize_t window, int last_id=0):
+        self.window = <int>min(max(1, window), MESSAGE_IDS)
+        self._last_id = last_id
+        self._waiting = {}
+
+    def __class_getitem__(cls, item):
+        return cls
+
+    def __len__(self):
+        return len(self._waiting)
+
+    @property
+    def room(self):
+        return self.window - len(self._waiting)
+
+    def begin(self, int context_id, int field, value):
+        """A message id that no outstanding request has: 1 to 65535, wrapping.
+
+        Raises:
+            LocalProtocolError: There is no ``room``.
+        """
+        cdef int number = self._last_id
+        if len(self._waiting) >= self.window:
+            raise LocalProtocolError("the operations window is full")
+        while True:
+            number = number % MESSAGE_IDS + 1
+            if number not in self._waiting:
+                break
+        self._last_id = number
+        self._waiting[number] = (context_id, field, value)
+        return number
+
+    def match(self, int context_id, Command response not None):
+        """The value of the request that this answers.
+
+        Raises:
+            PeerProtocolError: Unknown message id, another context, another operation, or no status.
+        """
+        cdef tuple found = self._waiting.get(response.responded_id)
+        if found is None:
+            raise PeerProtocolError("response to a message that is not outstanding")
+        if context_id != <int>found[0]:
+            raise PeerProtocolError("response on another presentation context")
+        if response.field != <int>found[1] | RESPONSE_BIT:
+            raise PeerProtocolError("response of another operation")
+        if response.status is None:
+            raise PeerProtocolError("response without Status")
+        del self._waiting[response.responded_id]
+        return found[2]
+
+    def drain(self):
+        """Everything outstanding, in the order sent; nothing is outstanding afterwards."""
+        cdef list values = [found[2] for found in self._waiting.values()]
+        self._waiting.clear()
+        return values
+
+
+cdef class Reply:
+    """What will be answered to one message: a future whose callback comes at once, not in another turn of the loop."""
+
+    cdef object _loop
+    cdef object _response
+    cdef object _error
+    cdef object _callback
+
+    def __init__(self, loop):
+        self._loop = loop
+
+    def add_done_callback(self, callback):
+        """There is one. A fault of it is the loop's to tell, as with any callback."""
+        self._callback = callback
+        if self._response is not None or self._error is not None:
+            self._loop.call_soon(self._tell_later)
+
+    def done(self):
+        return self._response is not None or self._error is not None
+
+    def cancelled(self):
+        return False
+
+    def exception(self):
+        return self._error
+
+    def result(self):
+        if self._response is None:
+            raise self._error or LocalProtocolError("not answered yet")
+        return self._response
+
+    def set_result(self, response):
+        self._response = response
+        self._tell()
+
+    def set_exception(self, error):
+        self._error = error
+        self._tell()
+
+    def _tell_later(self):
+        self._tell()
+
+    cdef int _tell(self) except -1:
+        cdef object callback = self._callback
+        if callback is None:
+            return 0
+        self._callback = None
+        try:
+            callback(self)
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "fault after an answer", "exception": error})
+        return 0

@@ -13,7 +13,19 @@ ROOT = Path(__file__).resolve().parent.parent / "router"
 
 # Lower layers first. A package imports what stands before it, never a sibling on its own line.
 LAYERS: list[set[str]] = [
-    {"errors", "secret", "model", "_fastpdu", "_fastdimse", "_disk", "_blocks", "toml_positions", "folders", ""},
+    {
+        "errors",
+        "secret",
+        "model",
+        "_fastpdu",
+        "_fastdimse",
+        "_disk",
+        "_blocks",
+        "_lanes",
+        "toml_positions",
+        "folders",
+        "",
+    },
     {"ports"},
     {"dicom"},
     {"ul"},
@@ -33,6 +45,7 @@ BASE = {
     "_fastdimse",
     "_disk",
     "_blocks",
+    "_lanes",
     "toml_positions",
     "folders",
     "",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.delivery.sender import Pair
+from router.dimse.requestor import Reply
 from router.model import Destination, InstanceInfo
 from router.net.dialer import associate
 from router.net.tls import Credentials
 from router.ports import DataSource, Log
-from router.services.storage_scu import Reply, StorageScu, propose
+from router.services.storage_scu import StorageScu, StoreResponse, propose
 from router.ul.association import AssociationSettings
 
 
@@ -68,8 +69,8 @@ class DicomSender:
     def accepts_pair(self, pair: Pair) -> bool:
         return pair in self._scu.accepted
 
-    def store(self, info: InstanceInfo, source: DataSource) -> Reply:
-        reply = Reply(self._loop)
+    def store(self, info: InstanceInfo, source: DataSource) -> Reply[StoreResponse]:
+        reply: Reply[StoreResponse] = Reply(self._loop)
         self._scu.begin(info, source, reply)
         return reply
 

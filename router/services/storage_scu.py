@@ -10,7 +10,7 @@ Statuses are handed on as numbers; what they mean for a delivery is not known he
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from router.ul.negotiation import accepted_contexts
 from router.ul.negotiation import propose as propose_contexts
 from router.ul.pdus import AssociateRequest, UserInformation
 
+_C_STORE_RQ = int(CommandField.C_STORE_RQ)
 _STORED = frozenset({StatusClass.SUCCESS, StatusClass.WARNING})
 MAX_WINDOW = 1024
 """Outstanding messages where the peer sets no limit."""
@@ -68,74 +69,18 @@ class StoreResponse:
     """Free text of the peer, at most 64 characters: may name a patient, so it is not for logs."""
 
 
-class Reply:
-    """What will be answered to one message: a future whose callback comes at once, not in another turn of the loop."""
-
-    __slots__ = ("_callback", "_error", "_loop", "_response")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._response: StoreResponse | None = None
-        self._error: Exception | None = None
-        self._callback: Callable[[Reply], None] | None = None
-
-    def add_done_callback(self, callback: Callable[[Reply], None]) -> None:
-        """There is one. A fault of it is the loop's to tell, as with any callback."""
-        self._callback = callback
-        if self.done():
-            self._loop.call_soon(self._tell)
-
-    def done(self) -> bool:
-        return self._response is not None or self._error is not None
-
-    def cancelled(self) -> bool:
-        return False
-
-    def exception(self) -> Exception | None:
-        return self._error
-
-    def result(self) -> StoreResponse:
-        if self._response is None:
-            raise self._error or LocalProtocolError("not answered yet")
-        return self._response
-
-    def set_result(self, response: StoreResponse) -> None:
-        self._response = response
-        self._tell()
-
-    def set_exception(self, error: Exception) -> None:
-        self._error = error
-        self._tell()
-
-    def _tell(self) -> None:
-        callback = self._callback
-        if callback is None:
-            return
-        self._callback = None
-        try:
-            callback(self)
-        except Exception as error:
-            self._loop.call_exception_handler({"message": "fault after an answer", "exception": error})
+_SUCCESS = StoreResponse(0x0000)
+"""The answer to nearly everything; it is one for all, as nobody can change it."""
 
 
 class Awaited(Protocol):
-    """A ``Reply`` or a future."""
+    """A ``dimse.requestor.Reply`` or a future."""
 
     def done(self) -> bool: ...
 
     def set_result(self, response: StoreResponse, /) -> None: ...
 
     def set_exception(self, error: Exception, /) -> None: ...
-
-
-class _Sent:
-    """One message that awaits its response."""
-
-    __slots__ = ("response", "sop_instance")
-
-    def __init__(self, response: Awaited, sop_instance: str) -> None:
-        self.response = response
-        self.sop_instance = sop_instance
 
 
 class StorageScu:
@@ -157,11 +102,14 @@ class StorageScu:
         """Messages that may be outstanding."""
         self.closed: asyncio.Future[Exception | None] = connection.loop.create_future()
         """Done when the association is over, with what ended it (None: released); never raises."""
+        self.alive = True
+        """New messages can be sent."""
         self._loop = connection.loop
         self._log = log
         self._timeout = response_timeout
         self._max_length = connection.core.peer_max_length
-        self._outstanding: Outstanding[_Sent] = Outstanding(self.window)
+        self._outstanding: Outstanding[tuple[Awaited, str]] = Outstanding(self.window)
+        """With the SOP Instance UID."""
         self._assembler = MessageAssembler(frozenset(usable))
         self._streaming: asyncio.Task[None] | None = None
         self._unsent: Awaited | None = None
@@ -177,11 +125,6 @@ class StorageScu:
     # What callers use --------------------------------------------------------------------------------------
 
     @property
-    def alive(self) -> bool:
-        """New messages can be sent."""
-        return not self.closed.done() and self.connection.alive
-
-    @property
     def idle(self) -> bool:
         """Nothing is outstanding."""
         return not len(self._outstanding)
@@ -189,9 +132,7 @@ class StorageScu:
     @property
     def room(self) -> int:
         """How many ``store`` calls are possible right now; 0 while a large instance is being sent."""
-        outstanding = self._outstanding
-        free = outstanding.window - len(outstanding)
-        return free if free and self._streaming is None and self.alive else 0
+        return self._outstanding.room if self._streaming is None and self.alive else 0
 
     def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
         """Send one instance; the future gives the peer's answer.
@@ -228,9 +169,10 @@ class StorageScu:
             response.set_exception(DeliveryError("the peer's maximum length leaves no room for data"))
             self.connection.abort()
             return
-        if not len(self._outstanding):
-            self._progressed()
-        message_id = self._outstanding.begin(context_id, CommandField.C_STORE_RQ, _Sent(response, info.sop_instance))
+        outstanding = self._outstanding
+        if not outstanding:
+            self._progress = self._loop.time()
+        message_id = outstanding.begin(context_id, _C_STORE_RQ, (response, info.sop_instance))
         command = encode_c_store_rq(message_id, info.sop_class, info.sop_instance, info.move_originator)
         buffers = source.buffers
         if buffers is not None:
@@ -259,7 +201,7 @@ class StorageScu:
             raise LocalProtocolError("a message is still being sent")
         response: asyncio.Future[StoreResponse] = self._loop.create_future()
         self._progressed()
-        message_id = self._outstanding.begin(context_id, CommandField.C_ECHO_RQ, _Sent(response, ""))
+        message_id = self._outstanding.begin(context_id, CommandField.C_ECHO_RQ, (response, ""))
         self.connection.send(frame_message(context_id, encode_c_echo_rq(message_id), (), 0, self._max_length))
         self._arm()
         return (await response).status
@@ -296,14 +238,15 @@ class StorageScu:
         self.connection.release_response()
 
     def ended(self, error: Exception | None) -> None:
+        self.alive = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._streaming is not None:
             self._streaming.cancel()
-        for sent in self._outstanding.drain():
-            if not sent.response.done():
-                sent.response.set_exception(
+        for response, _ in self._outstanding.drain():
+            if not response.done():
+                response.set_exception(
                     error if error is not None else AssociationAborted("released by the peer before its answer")
                 )
         if not self.closed.done():
@@ -314,18 +257,21 @@ class StorageScu:
     def _response(self, context_id: int, command: Command) -> None:
         if not command.is_response:
             raise PeerProtocolError("request from the acceptor")
-        sent = self._outstanding.match(context_id, command)
-        self._progressed()
-        if command.sop_instance and sent.sop_instance and command.sop_instance != sent.sop_instance:
+        response, sop_instance = self._outstanding.match(context_id, command)
+        self._progress = self._loop.time()
+        if command.sop_instance and sop_instance and command.sop_instance != sop_instance:
             # The message id is what matches; several archives answer with a UID of their own.
             self._log.warning("response names another SOP instance", address=self.connection.address)
-        if sent.response is self._unsent and not sent.response.done() and classify(command.status or 0) in _STORED:
+        if response.done():
+            return
+        status = command.status or 0
+        if response is self._unsent and classify(status) in _STORED:
             # A peer may refuse what it has not seen whole, and cannot have stored it.
             early = "response of success before the message was sent"
-            sent.response.set_exception(AssociationAborted(early))
+            response.set_exception(AssociationAborted(early))
             raise PeerProtocolError(early)
-        if not sent.response.done():
-            sent.response.set_result(StoreResponse(command.status or 0, command.error_comment))
+        plain = not status and not command.error_comment
+        response.set_result(_SUCCESS if plain else StoreResponse(status, command.error_comment))
 
     async def _stream(self, context_id: int, command: bytes, source: DataSource, response: Awaited) -> None:
         connection = self.connection

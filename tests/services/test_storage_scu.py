@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from router.dimse.requestor import Outstanding, Reply
 from router.errors import AssociationAborted, DeliveryError, LocalProtocolError, SpoolCorrupt
 from router.model import InstanceInfo, Origin
 from router.net.dialer import associate
-from router.services.storage_scu import Reply, StorageScu, StoreResponse, propose
+from router.services.storage_scu import StorageScu, StoreResponse, propose
 from router.services.verification import VERIFICATION_CONTEXT
 from router.ul.association import AssociationSettings
 from router.ul.pdus import ContextResult
@@ -571,7 +572,7 @@ async def test_case_96_message_ids_differ_and_wrap() -> None:
     async with scripted_scp(count) as port, scu_to(port) as scu:
         for _ in range(2):
             await scu.store(instance(), Memory(b"12"))
-        scu._outstanding._last_id = 65534
+        scu._outstanding = Outstanding(1, last_id=65534)
         for _ in range(2):
             await scu.store(instance(), Memory(b"12"))
     assert seen == [1, 2, 65535, 1]

@@ -72,7 +72,8 @@ def places_are_free_before_they_are_delivered() -> None:
 
 
 def what_was_sent_counts_as_stored() -> None:
-    from router.services.storage_scu import Reply, StorageScu, StoreResponse
+    from router.dimse.requestor import Reply
+    from router.services.storage_scu import StorageScu, StoreResponse
 
     begin = StorageScu.begin
 
