@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """What a lane asks for with every object, natively: whose turn it is, and whether there is memory for it.
 
-``delivery.waiting`` and ``delivery.memory`` say what each thing is for.
+``delivery.waiting``, ``delivery.memory`` and ``delivery.stock`` say what each thing is for.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 
 from router.model import Priority
 
@@ -47,15 +47,15 @@ cdef class Waiting:
             raise IndexError(priority)
         return (self._late if is_late else self._fresh)[priority]
 
-    def put(self, delivery):
+    cpdef put(self, delivery):
         """Behind its like."""
         self._queue_of(delivery, 1).append(delivery)
 
-    def put_back(self, delivery):
+    cpdef put_back(self, delivery):
         """Before its like."""
         self._queue_of(delivery, 1).appendleft(delivery)
 
-    def next(self, not_yet):
+    cpdef next(self, not_yet):
         """Whose turn it is; it stays until ``take``. None: nothing waits, or what may leave next is among ``not_yet``
         (ids)."""
         cdef Py_ssize_t priority
@@ -75,12 +75,12 @@ cdef class Waiting:
             return None
         return None
 
-    def take(self, delivery):
+    cpdef take(self, delivery):
         """What ``next`` gave leaves."""
         self._queue_of(delivery, -1).popleft()
         self._late_next = not delivery.late
 
-    def remove(self, delivery):
+    cpdef remove(self, delivery):
         """From wherever it stands; False: it is not here."""
         queue = self._queue_of(delivery, 0)
         if delivery not in queue:
@@ -163,11 +163,8 @@ cdef class Share:
         """Bytes that each share has for itself."""
         return self._budget._part()
 
-    def take(self, long long size):
+    cpdef bint take(self, long long size) except -1:
         """For what has just come: a place in our own part, or one that is free."""
-        return self._take(size)
-
-    cdef bint _take(self, long long size) except -1:
         cdef Budget budget = self._budget
         if budget.used + size > budget.limit and (
             self.used + size > budget._part() or not budget._make_room(size)
@@ -177,18 +174,138 @@ cdef class Share:
         budget.used += size
         return True
 
-    def take_ahead(self, long long size):
+    cpdef bint take_ahead(self, long long size) except -1:
         """For what is read from the disk before it is sent: beyond our part only while half of all is free, so that
         nothing is read and let go in turns."""
         cdef Budget budget = self._budget
         if self.used + size > budget._part() and budget.used + size > budget.limit // 2:
             return False
-        return self._take(size)
+        return self.take(size)
 
-    def give_back(self, long long size):
+    cpdef give_back(self, long long size):
         self.used -= size
         self._budget.used -= size
 
 
 def _used(Share share):
     return share.used
+
+
+cdef class Stock:
+    """What one lane holds, and its bytes in memory.
+
+    Args:
+        budget: Shared with the other lanes.
+    """
+
+    cdef readonly Waiting waiting
+    cdef readonly Share memory
+    # Deliveries, and their bytes in memory.
+    cdef readonly Py_ssize_t in_flight
+    cdef readonly long long flying
+    # Something that waits may not be in memory.
+    cdef public bint unread
+    # What waits and is in memory, by id, in the order in which it will leave.
+    cdef object _kept
+
+    def __init__(self, Budget budget not None):
+        self.waiting = Waiting()
+        self.memory = budget.share(self.let_go)
+        self._kept = OrderedDict()
+
+    def afford(self, delivery):
+        """What has just come stays in memory if there is room."""
+        if delivery.chunks is not None and not self.memory.take(delivery.instance.size):
+            delivery.chunks = None
+
+    def put(self, delivery):
+        """It waits, behind its like."""
+        self.waiting.put(delivery)
+        if delivery.chunks is None:
+            self.unread = True
+        else:
+            self._kept[delivery.id] = delivery
+
+    def put_back(self, delivery):
+        """It was in flight, and is the next again."""
+        self.land(delivery)
+        if delivery.chunks is None:
+            self.unread = True
+        self.waiting.put_back(delivery)
+        self.keep_next(delivery)
+
+    def next(self, bint alone, not_yet):
+        """Whose turn it is leaves; None: nobody may.
+
+        Args:
+            alone: Nothing else is in flight where it goes.
+            not_yet: Ids of what is being read.
+        """
+        cdef object delivery = self.waiting.next(not_yet)
+        if delivery is None:
+            return None
+        if (
+            not alone
+            and delivery.chunks is not None
+            and self.flying + <long long>delivery.instance.size > self.memory._budget._part()
+        ):
+            return None  # an answer makes room
+        self.waiting.take(delivery)
+        self.take_off(delivery)
+        return delivery
+
+    cpdef take_off(self, delivery):
+        """It is in flight from now on."""
+        self.in_flight += 1
+        if delivery.chunks is not None:
+            self._kept.pop(delivery.id, None)
+            self.flying += <long long>delivery.instance.size
+
+    cpdef land(self, delivery):
+        """It is not in flight any more."""
+        self.in_flight -= 1
+        if delivery.chunks is not None:
+            self.flying -= <long long>delivery.instance.size
+
+    def adopted(self):
+        """What was sent before it had arrived whole is in flight; nothing of it is in memory."""
+        self.in_flight += 1
+
+    def leave(self, delivery):
+        """It was in flight, and is settled."""
+        self.land(delivery)
+        self._forget_bytes(delivery)
+
+    def count_anew(self, flying):
+        """What is in flight, whatever was counted."""
+        self.in_flight = len(flying)
+        self.flying = sum([delivery.instance.size for delivery in flying if delivery.chunks is not None])
+
+    def take_ahead(self, delivery):
+        """Memory for what will soon be sent; it may take the place of what will be sent later."""
+        if self.memory.take_ahead(delivery.instance.size):
+            return True
+        last = next(reversed(self._kept.values()), None)
+        if last is None or (last.priority, last.id) <= (delivery.priority, delivery.id):
+            return False
+        self.let_go()
+        return self.memory.take_ahead(delivery.instance.size)
+
+    cpdef keep_next(self, delivery):
+        """It waits, and is the next to leave."""
+        if delivery.chunks is not None:
+            self._kept[delivery.id] = delivery
+            self._kept.move_to_end(delivery.id, last=False)
+
+    def let_go(self):
+        """Give up the memory of what will leave last: it is read from the spool then. False: nothing waits in memory."""
+        if not self._kept:
+            return False
+        self._forget_bytes(self._kept.popitem()[1])
+        self.unread = True
+        return True
+
+    cdef _forget_bytes(self, delivery):
+        if delivery.chunks is not None:
+            delivery.chunks = None
+            self.memory.give_back(delivery.instance.size)

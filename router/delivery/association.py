@@ -157,10 +157,11 @@ class LaneAssociation:
         sender, lane = self._sender, self._lane
         if sender is None or self._pumping:
             return
+        in_flight, answered = self._in_flight, self._answered
         self._pumping = True
         try:
-            while not self._retiring and sender.room > 0:
-                delivery = lane.take(alone=not self._in_flight)
+            while lane.waiting and not self._retiring and sender.room > 0:
+                delivery = lane.take(alone=not in_flight)
                 if delivery is None:
                     break
                 info = delivery.instance
@@ -171,30 +172,32 @@ class LaneAssociation:
                     elif lane.no_context(delivery):
                         self.retire()
                     continue
-                self._in_flight[delivery.id] = delivery
-                future = sender.store(info, lane.spool.source(delivery))
-                future.add_done_callback(partial(self._answered, delivery))
+                in_flight[delivery.id] = delivery
+                sender.store(info, lane.spool.source(delivery)).add_done_callback(partial(answered, delivery))
                 if self._is_used_up():
                     self._retiring = True
         finally:
             self._pumping = False
-        self._release_if_idle()
+        if not in_flight:
+            self._release_if_idle()
 
     def _answered(self, delivery: Delivery, future: StoreAnswer) -> None:
-        if self._head is None:
-            self._head = next(iter(self._in_flight), None)
-        first = self._head == delivery.id
-        self._in_flight.pop(delivery.id, None)
-        lane = self._lane
+        in_flight, lane = self._in_flight, self._lane
         if future.cancelled():
+            in_flight.pop(delivery.id, None)
             lane.put_back(delivery)
         elif (error := future.exception()) is None:
+            in_flight.pop(delivery.id, None)
             self._delivered += 1
             lane.answered(delivery, future.result().status)
         elif isinstance(error, AssociationAborted):
-            lane.unanswered(delivery, error, first=first)
+            if self._head is None:
+                self._head = next(iter(in_flight), None)
+            in_flight.pop(delivery.id, None)
+            lane.unanswered(delivery, error, first=self._head == delivery.id)
             return  # nothing more goes this way, and the next in line is not to blame
         else:
+            in_flight.pop(delivery.id, None)
             lane.failed(delivery, error)
         self._head = None
         self.pump()

@@ -60,7 +60,7 @@ _OBJECT_REFUSED = frozenset((0x0117, 0x0122))
 
 
 @lru_cache(maxsize=256)
-def judge_status(status: int, *, duplicate_is_done: bool = True) -> Judgement:
+def judge_status(status: int, duplicate_is_done: bool = True) -> Judgement:
     """What a C-STORE-RSP's status means."""
     kind = classify(status)
     if kind is StatusClass.SUCCESS:

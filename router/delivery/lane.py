@@ -17,8 +17,8 @@ Invariants:
 5. Timers are monotonic. Wall clock time is only written to the ledger.
 6. What is sent before it has arrived whole (``early``) is no delivery until ``offer`` makes one of it.
 7. What has just come and what is late have half of the window each, and take turns (``waiting``).
-8. Bytes in memory belong to what waits, and can then be let go (``_kept``), or to what is in flight. Of the latter
-   there are no more than the lane's part of the budget, but for one object of each association.
+8. Bytes in memory belong to what waits, and can then be let go, or to what is in flight. Of the latter there are no
+   more than the lane's part of the budget, but for one object of each association (``stock``).
 
 States: *up*; *resting* after the destination failed, until a timer; *probing* with one object; *paused* by an operator.
 """
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,7 +39,7 @@ from router.delivery.concurrency import Concurrency
 from router.delivery.early import PATIENCE, EarlyTransfer
 from router.delivery.memory import Budget
 from router.delivery.sender import OpenSender, Pair
-from router.delivery.waiting import Waiting
+from router.delivery.stock import Stock
 from router.errors import LedgerError, SpoolError
 from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Outcome, OutcomeKind
 from router.ports import GrowingObject, LaneMetrics, Ledger, Log, SpoolReader
@@ -59,6 +59,10 @@ PAIRS_REMEMBERED = 64
 NO_CONTEXT_AGREE = 3
 NO_CONTEXT_MEMORY = 60.0
 """Seconds for which a pair that three associations refused is not asked for again."""
+
+
+_DONE = {Meaning.DELIVERED: OutcomeKind.DELIVERED, Meaning.WARNING: OutcomeKind.WARNING}
+"""How a delivery ends that the destination has taken."""
 
 
 class LedgerForLane(Ledger, Protocol):
@@ -116,24 +120,17 @@ class Lane:
         self.since = time.time()
         self._ledger = ledger
         self._limits = limits
-        self._memory = budget.share(self._let_go)
-        self._kept: OrderedDict[int, Delivery] = OrderedDict()
-        """What waits and is in memory, in the order in which it will leave."""
-        self._flying = 0
-        """Bytes in memory of what is in flight."""
+        self._stock = Stock(budget)
         self._random = random
         self._damaged = damaged
-        self._waiting = Waiting()
+        self._waiting = self._stock.waiting
         self._suspects: deque[tuple[float, Delivery]] = deque()
         self._strikes: dict[int, int] = {}
         self._reserved = 0
         """Places of what is on its way here from the spool, ..."""
         self._asked = 0
         """... and from the ledger."""
-        self._in_flight = 0
         self._loading: set[int] = set()
-        self._unread = False
-        """Something that waits may not be in memory."""
         self._associations: dict[LaneAssociation, None] = {}
         """In the order in which they were opened."""
         self._pairs: dict[Pair, None] = {}
@@ -208,10 +205,9 @@ class Lane:
         """
         self._reserved -= 1
         if early is not None and early.adopt(delivery):
-            self._in_flight += 1
+            self._stock.adopted()
             return
-        if delivery.chunks is not None and not self._memory.take(delivery.instance.size):
-            delivery.chunks = None
+        self._stock.afford(delivery)
         self._enqueue(delivery)
 
     def backlog(self) -> None:
@@ -250,9 +246,9 @@ class Lane:
 
     def count_anew(self) -> None:
         """After a fault of ours on the way of a delivery: what it left counted must not keep others from leaving."""
-        flying = [delivery for association in self._associations for delivery in association.holds.values()]
-        self._in_flight = len(flying)
-        self._flying = sum(delivery.instance.size for delivery in flying if delivery.chunks is not None)
+        self._stock.count_anew(
+            [delivery for association in self._associations for delivery in association.holds.values()]
+        )
         self.backlog()
 
     def status(self) -> LaneStatus:
@@ -263,7 +259,7 @@ class Lane:
             since=self.since,
             next_attempt_in=max(0.0, self._rest_until - self.loop.time()) if resting else None,
             window=self.window,
-            in_flight=self._in_flight,
+            in_flight=self._stock.in_flight,
             associations=len(self._associations),
             concurrency=self.concurrency.allowed,
         )
@@ -298,7 +294,7 @@ class Lane:
     @property
     def window(self) -> int:
         """Deliveries in memory, reserved ones too."""
-        return self._reserved + self._asked + self.waiting + self._in_flight
+        return self._reserved + self._asked + len(self._waiting) + len(self._suspects) + self._stock.in_flight
 
     @property
     def waiting(self) -> int:
@@ -314,13 +310,17 @@ class Lane:
         """Look for something to do: lease, read ahead, send, associate."""
         if self._closing:
             return
-        self._lease_more()
+        if self._backlog:
+            self._lease_more()
         if not self.may_send:
             return
-        self._prefetch()
+        if self._stock.unread:
+            self._prefetch()
         if self.waiting:
             for association in list(self._associations):
                 association.pump()
+        if not self.waiting:
+            return
         # The new one only if those that are open do not take what is ready.
         while (
             self.may_send
@@ -330,7 +330,7 @@ class Lane:
             association = LaneAssociation(self)
             self._associations[association] = None
             association.start()
-        if self.waiting and self._early_timer is None and self._held_by_early():
+        if self._early_timer is None and self.waiting and self._held_by_early():
             for association in self._associations:
                 if association.early is not None:
                     association.early.look()
@@ -353,42 +353,20 @@ class Lane:
 
     def take(self, *, alone: bool) -> Delivery | None:
         """The next object to send, or None. ``alone``: the association has nothing else in flight."""
-        if self._closing or (self.state != "up" and (self.state != "probing" or self._in_flight)):
+        stock = self._stock
+        if self._closing or (self.state != "up" and (self.state != "probing" or stock.in_flight)):
             return None
         if self._suspects and alone:
             since, delivery = self._suspects[0]
             if self.loop.time() - since > SUSPECT_WAIT or not len(self._waiting):
                 self._suspects.popleft()
-                self._take_off(delivery)
+                stock.take_off(delivery)
                 return delivery
-        waiting = self._waiting
-        next_one = waiting.next(self._loading)  # whoever reads what is loading kicks
-        if next_one is None:
-            return None
-        if next_one.chunks is not None and not alone and self._flying + next_one.instance.size > self._memory.part:
-            return None  # an answer makes room
-        waiting.take(next_one)
-        self._take_off(next_one)
-        return next_one
-
-    def _take_off(self, delivery: Delivery) -> None:
-        self._in_flight += 1
-        if delivery.chunks is not None:
-            self._kept.pop(delivery.id, None)
-            self._flying += delivery.instance.size
-
-    def _land(self, delivery: Delivery) -> None:
-        self._in_flight -= 1
-        if delivery.chunks is not None:
-            self._flying -= delivery.instance.size
+        return stock.next(alone, self._loading)  # whoever reads what is loading kicks
 
     def put_back(self, delivery: Delivery) -> None:
         """Not sent, through no fault of its own: it is the next again."""
-        self._land(delivery)
-        if delivery.chunks is None:
-            self._unread = True
-        self._waiting.put_back(delivery)
-        self._keep_next(delivery)
+        self._stock.put_back(delivery)
 
     def pairs(self) -> list[Pair]:
         """What an association should be negotiated for: what waits, then what was seen before; at most 128."""
@@ -409,19 +387,15 @@ class Lane:
         info = delivery.instance
         allowed = self.destination.transfer_syntaxes
         if allowed is not None and info.transfer_syntax not in allowed:
-            self._take_off(delivery)
+            self._stock.take_off(delivery)
             self._give_up(delivery, Judgement(Meaning.NO_CONTEXT, "the destination does not take this transfer syntax"))
             return
-        self._remember((info.sop_class, info.transfer_syntax))
-        if delivery.chunks is None:
-            self._unread = True
-        self._waiting.put(delivery)
-        if delivery.chunks is not None:
-            self._kept[delivery.id] = delivery
+        pair = (info.sop_class, info.transfer_syntax)
+        if pair != self._last_pair:
+            self._remember(pair)
+        self._stock.put(delivery)
 
     def _remember(self, pair: Pair) -> None:
-        if pair == self._last_pair:
-            return
         self._last_pair = pair
         self._pairs.pop(pair, None)
         self._pairs[pair] = None
@@ -431,11 +405,11 @@ class Lane:
     # The backlog -------------------------------------------------------------------------------------------
 
     def _lease_more(self) -> None:
-        if not self._backlog or self._leasing or (self.state != "up" and self.state != "probing"):
+        if self._leasing or (self.state != "up" and self.state != "probing"):
             return
         late, most = self._waiting.late, self._limits.window
         # What is in flight takes of the part of what is late, as far as something is left of it.
-        room = min(most - self.window, (most + 1) // 2 - late - min(self._in_flight, most // 4))
+        room = min(most - self.window, (most + 1) // 2 - late - min(self._stock.in_flight, most // 4))
         if room <= 0 or late > LEASE_BATCH // 2:
             return
         self._leasing = True
@@ -481,74 +455,43 @@ class Lane:
 
     def _prefetch(self) -> None:
         """Read small objects ahead, in order, so that associations find them in memory."""
-        if not self._unread:
-            return
-        self._unread = False  # unless one is met that must wait
+        stock = self._stock
+        stock.unread = False  # unless one is met that must wait
         budget = PREFETCH - len(self._loading)
         for delivery in self._waiting:
             if delivery.chunks is None:
-                self._unread = True
+                stock.unread = True
             if budget <= 0:
-                self._unread = True
+                stock.unread = True
                 return
             budget -= 1
             if (
                 delivery.chunks is None
                 and delivery.id not in self._loading
                 and delivery.instance.size <= self._limits.object_memory
-                and self._take_ahead(delivery)
+                and stock.take_ahead(delivery)
             ):
                 self._loading.add(delivery.id)
                 self._spawn(self._load(delivery))
 
-    def _take_ahead(self, delivery: Delivery) -> bool:
-        """Memory for what will soon be sent; it may take the place of what will be sent later."""
-        memory = self._memory
-        if memory.take_ahead(delivery.instance.size):
-            return True
-        last = next(reversed(self._kept.values()), None)
-        if last is None or (last.priority, last.id) <= (delivery.priority, delivery.id):
-            return False
-        self._let_go()
-        return memory.take_ahead(delivery.instance.size)
-
     async def _load(self, delivery: Delivery) -> None:
         try:
             delivery.chunks = await self.spool.load(delivery.instance, delivery.location)
-            self._keep_next(delivery)
+            self._stock.keep_next(delivery)
         except SpoolError as error:
-            self._memory.give_back(delivery.instance.size)
+            self._stock.memory.give_back(delivery.instance.size)
             if self._waiting.remove(delivery):
-                self._take_off(delivery)
+                self._stock.take_off(delivery)
                 self.failed(delivery, error)
         finally:
             self._loading.discard(delivery.id)
         self.kick()
 
-    def _keep_next(self, delivery: Delivery) -> None:
-        """It waits, and is the next to leave."""
-        if delivery.chunks is not None:
-            self._kept[delivery.id] = delivery
-            self._kept.move_to_end(delivery.id, last=False)
-
-    def _let_go(self) -> bool:
-        """Give up the memory of what will leave last: it is read from the spool then."""
-        if not self._kept:
-            return False
-        self._forget_bytes(self._kept.popitem()[1])
-        self._unread = True
-        return True
-
-    def _forget_bytes(self, delivery: Delivery) -> None:
-        if delivery.chunks is not None:
-            delivery.chunks = None
-            self._memory.give_back(delivery.instance.size)
-
     # Outcomes ----------------------------------------------------------------------------------------------
 
     def answered(self, delivery: Delivery, status: int) -> None:
         """A response to it came."""
-        self._conclude(delivery, judge_status(status, duplicate_is_done=self.destination.duplicate_is_done), status)
+        self._conclude(delivery, judge_status(status, self.destination.duplicate_is_done), status)
 
     def failed(self, delivery: Delivery, error: BaseException) -> None:
         """It was not answered."""
@@ -567,9 +510,9 @@ class Lane:
         if strikes >= STRIKES:
             self._conclude(delivery, judgement, None)
             return
-        self._land(delivery)
+        self._stock.land(delivery)
         self._suspects.append((self.loop.time(), delivery))
-        self._keep_next(delivery)
+        self._stock.keep_next(delivery)
         self.metrics.outcome(OutcomeKind.RETRY)
 
     def no_context(self, delivery: Delivery) -> bool:
@@ -597,11 +540,14 @@ class Lane:
 
     def _conclude(self, delivery: Delivery, judgement: Judgement, status: int | None) -> None:
         meaning = judgement.meaning
-        if meaning in (Meaning.DELIVERED, Meaning.WARNING):
-            kind = OutcomeKind.DELIVERED if meaning is Meaning.DELIVERED else OutcomeKind.WARNING
+        kind = _DONE.get(meaning)
+        if kind is not None:
             self._settle(delivery, kind, status, judgement.reason)
-            self.metrics.delivered(delivery.instance.size, max(0.0, time.time() - delivery.instance.received))
-            self._succeeded()
+            info = delivery.instance
+            self.metrics.delivered(info.size, max(0.0, time.time() - info.received))
+            self.concurrency.succeeded()
+            if self._failures or self.state == "probing":
+                self._is_back()
         elif meaning in (Meaning.BUSY, Meaning.DOWN, Meaning.MISCONFIGURED):
             self.put_back(delivery)
             self.metrics.outcome(OutcomeKind.RETRY)
@@ -649,8 +595,7 @@ class Lane:
         charge: bool = False,
         not_before: float = 0.0,
     ) -> None:
-        self._land(delivery)
-        self._forget_bytes(delivery)
+        self._stock.leave(delivery)
         if self._strikes:
             self._strikes.pop(delivery.id, None)
         self.metrics.outcome(kind)
@@ -670,15 +615,14 @@ class Lane:
 
     # Rest and return ---------------------------------------------------------------------------------------
 
-    def _succeeded(self) -> None:
-        self.concurrency.succeeded()
-        if self._failures or self.state == "probing":
-            self._failures = 0
-            if self.state == "probing":
-                self._set_state("up", "")
-                self.metrics.up(True)
-                self.log.info("destination is back", destination=self.name)
-                self.kick()
+    def _is_back(self) -> None:
+        """It failed, and has now taken something."""
+        self._failures = 0
+        if self.state == "probing":
+            self._set_state("up", "")
+            self.metrics.up(True)
+            self.log.info("destination is back", destination=self.name)
+            self.kick()
 
     def association_refused(self, association: LaneAssociation, error: BaseException) -> None:
         """An association could not be opened."""
