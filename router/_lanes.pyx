@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What a lane asks for with every object, natively: whose turn it is, and whether there is memory for it.
+"""What a lane asks for with every object, natively: whose turn it is, whether there is memory for it, and what is in
+flight.
 
-``delivery.waiting``, ``delivery.memory`` and ``delivery.stock`` say what each thing is for.
+``delivery.waiting``, ``delivery.memory``, ``delivery.stock`` and ``delivery.concurrency`` say what each thing is for.
 """
 
 from collections import OrderedDict, deque
@@ -35,58 +36,71 @@ cdef class Waiting:
             yield from late
             yield from fresh
 
-    cdef object _queue_of(self, delivery, Py_ssize_t change):
-        """Where it belongs; ``change``: how many more there will be."""
-        cdef bint is_late = delivery.late
+    cdef object _queue_of(self, delivery):
         cdef Py_ssize_t priority = delivery.priority
+        if not 0 <= priority < PRIORITIES:
+            raise IndexError(priority)
+        return (self._late if delivery.late else self._fresh)[priority]
+
+    cdef _count(self, bint is_late, Py_ssize_t change):
         if is_late:
             self.late += change
         else:
             self.fresh += change
-        if not 0 <= priority < PRIORITIES:
-            raise IndexError(priority)
-        return (self._late if is_late else self._fresh)[priority]
 
     cpdef put(self, delivery):
         """Behind its like."""
-        self._queue_of(delivery, 1).append(delivery)
+        self._queue_of(delivery).append(delivery)
+        self._count(delivery.late, 1)
 
     cpdef put_back(self, delivery):
         """Before its like."""
-        self._queue_of(delivery, 1).appendleft(delivery)
+        self._queue_of(delivery).appendleft(delivery)
+        self._count(delivery.late, 1)
 
-    cpdef next(self, not_yet):
-        """Whose turn it is; it stays until ``take``. None: nothing waits, or what may leave next is among ``not_yet``
-        (ids)."""
+    cdef object _find(self, not_yet):
+        """The queue whose turn it is; None: nothing waits, or what may leave next is among ``not_yet``."""
         cdef Py_ssize_t priority
-        cdef int turn
+        cdef object late, fresh, first, second
         if not self.late + self.fresh:
             return None
         for priority in range(PRIORITIES):
             late, fresh = self._late[priority], self._fresh[priority]
             if not late and not fresh:
                 continue
-            for turn in range(2):
-                queue = late if (turn == 0) == self._late_next else fresh
-                if queue:
-                    first = queue[0]
-                    if not not_yet or first.id not in not_yet:
-                        return first
+            first, second = (late, fresh) if self._late_next else (fresh, late)
+            if first and (not not_yet or first[0].id not in not_yet):
+                return first
+            if second and (not not_yet or second[0].id not in not_yet):
+                return second
             return None
         return None
 
-    cpdef take(self, delivery):
+    def next(self, not_yet):
+        """Whose turn it is; it stays until ``take``. None: nothing waits, or what may leave next is among ``not_yet``
+        (ids)."""
+        cdef object queue = self._find(not_yet)
+        return None if queue is None else queue[0]
+
+    def take(self, delivery):
         """What ``next`` gave leaves."""
-        self._queue_of(delivery, -1).popleft()
-        self._late_next = not delivery.late
+        self._take(self._queue_of(delivery))
+
+    cdef object _take(self, queue):
+        """The first of a queue leaves."""
+        cdef object delivery = queue.popleft()
+        cdef bint is_late = delivery.late
+        self._count(is_late, -1)
+        self._late_next = not is_late
+        return delivery
 
     cpdef remove(self, delivery):
         """From wherever it stands; False: it is not here."""
-        queue = self._queue_of(delivery, 0)
+        cdef object queue = self._queue_of(delivery)
         if delivery not in queue:
             return False
-        self._queue_of(delivery, -1)
         queue.remove(delivery)
+        self._count(delivery.late, -1)
         return True
 
     def age(self):
@@ -199,6 +213,8 @@ cdef class Stock:
     """
 
     cdef readonly Waiting waiting
+    # (since when, delivery) of what must leave alone.
+    cdef readonly object suspects
     cdef readonly Share memory
     # Deliveries, and their bytes in memory.
     cdef readonly Py_ssize_t in_flight
@@ -210,8 +226,13 @@ cdef class Stock:
 
     def __init__(self, Budget budget not None):
         self.waiting = Waiting()
+        self.suspects = deque()
         self.memory = budget.share(self.let_go)
         self._kept = OrderedDict()
+
+    def __len__(self):
+        """Deliveries that wait."""
+        return self.waiting.late + self.waiting.fresh + len(self.suspects)
 
     def afford(self, delivery):
         """What has just come stays in memory if there is room."""
@@ -241,20 +262,23 @@ cdef class Stock:
             alone: Nothing else is in flight where it goes.
             not_yet: Ids of what is being read.
         """
-        cdef object delivery = self.waiting.next(not_yet)
-        if delivery is None:
+        cdef Waiting waiting = self.waiting
+        cdef object delivery, queue = waiting._find(not_yet)
+        cdef long long size = 0
+        if queue is None:
             return None
-        if (
-            not alone
-            and delivery.chunks is not None
-            and self.flying + <long long>delivery.instance.size > self.memory._budget._part()
-        ):
-            return None  # an answer makes room
-        self.waiting.take(delivery)
-        self.take_off(delivery)
+        delivery = queue[0]
+        if delivery.chunks is not None:
+            size = delivery.instance.size
+            if not alone and self.flying + size > self.memory._budget._part():
+                return None  # an answer makes room
+            self._kept.pop(delivery.id, None)
+        waiting._take(queue)
+        self.in_flight += 1
+        self.flying += size
         return delivery
 
-    cpdef take_off(self, delivery):
+    def take_off(self, delivery):
         """It is in flight from now on."""
         self.in_flight += 1
         if delivery.chunks is not None:
@@ -273,8 +297,13 @@ cdef class Stock:
 
     def leave(self, delivery):
         """It was in flight, and is settled."""
-        self.land(delivery)
-        self._forget_bytes(delivery)
+        cdef long long size
+        self.in_flight -= 1
+        if delivery.chunks is not None:
+            size = delivery.instance.size
+            delivery.chunks = None
+            self.flying -= size
+            self.memory.give_back(size)
 
     def count_anew(self, flying):
         """What is in flight, whatever was counted."""
@@ -301,11 +330,42 @@ cdef class Stock:
         """Give up the memory of what will leave last: it is read from the spool then. False: nothing waits in memory."""
         if not self._kept:
             return False
-        self._forget_bytes(self._kept.popitem()[1])
+        last = self._kept.popitem()[1]
+        if last.chunks is not None:
+            last.chunks = None
+            self.memory.give_back(last.instance.size)
         self.unread = True
         return True
 
-    cdef _forget_bytes(self, delivery):
-        if delivery.chunks is not None:
-            delivery.chunks = None
-            self.memory.give_back(delivery.instance.size)
+
+cdef class Concurrency:
+    """How many associations a destination may have now."""
+
+    cdef readonly long limit
+    cdef readonly long allowed
+    cdef long _successes
+
+    def __init__(self, long limit):
+        self.limit = limit
+        self.allowed = 1
+
+    def succeeded(self):
+        if self.allowed >= self.limit:
+            return
+        self._successes += 1
+        if self._successes >= self.allowed:
+            self.allowed += 1
+            self._successes = 0
+
+    def refused_another(self, long have):
+        """The destination did not want one more than the ``have`` that work: not a failure, but a limit for now."""
+        self.allowed = max(1, have)
+        self._successes = -100 * self.allowed  # so many successes before it is asked for more again
+
+    def failed(self):
+        self.allowed = 0
+        self._successes = 0
+
+    def probe(self):
+        self.allowed = 1
+        self._successes = 0

@@ -157,10 +157,10 @@ class LaneAssociation:
         sender, lane = self._sender, self._lane
         if sender is None or self._pumping:
             return
-        in_flight, answered = self._in_flight, self._answered
+        stock, in_flight, answered = lane.stock, self._in_flight, self._answered
         self._pumping = True
         try:
-            while lane.waiting and not self._retiring and sender.room > 0:
+            while stock and not self._retiring and sender.room > 0:
                 delivery = lane.take(alone=not in_flight)
                 if delivery is None:
                     break
@@ -174,7 +174,7 @@ class LaneAssociation:
                     continue
                 in_flight[delivery.id] = delivery
                 sender.store(info, lane.spool.source(delivery)).add_done_callback(partial(answered, delivery))
-                if self._is_used_up():
+                if self._delivered >= MOST_INSTANCES or self._loop.time() - self._opened_at > MOST_SECONDS:
                     self._retiring = True
         finally:
             self._pumping = False
@@ -201,11 +201,8 @@ class LaneAssociation:
             lane.failed(delivery, error)
         self._head = None
         self.pump()
-        if lane.waiting:
+        if lane.stock:
             lane.kick()
-
-    def _is_used_up(self) -> bool:
-        return self._delivered >= MOST_INSTANCES or self._loop.time() - self._opened_at > MOST_SECONDS
 
     def _release_if_idle(self) -> None:
         sender = self._sender

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -120,11 +119,11 @@ class Lane:
         self.since = time.time()
         self._ledger = ledger
         self._limits = limits
-        self._stock = Stock(budget)
+        self.stock = Stock(budget)
         self._random = random
         self._damaged = damaged
-        self._waiting = self._stock.waiting
-        self._suspects: deque[tuple[float, Delivery]] = deque()
+        self._waiting = self.stock.waiting
+        self._suspects = self.stock.suspects
         self._strikes: dict[int, int] = {}
         self._reserved = 0
         """Places of what is on its way here from the spool, ..."""
@@ -154,10 +153,10 @@ class Lane:
         """Whether a just received object may be born leased and come here after its commit. Counts a place if so."""
         if self._closing or self.state == "paused" or (self._backlog and self.state != "up"):
             return False
-        most = self._limits.window
-        if self._reserved + self._waiting.fresh >= (most + 1) // 2 or self.window >= most:
+        most, reserved = self._limits.window, self._reserved
+        if reserved + self._waiting.fresh >= (most + 1) // 2 or self.window >= most:
             return False
-        self._reserved += 1
+        self._reserved = reserved + 1
         return True
 
     def cancel_reservation(self) -> None:
@@ -205,9 +204,9 @@ class Lane:
         """
         self._reserved -= 1
         if early is not None and early.adopt(delivery):
-            self._stock.adopted()
+            self.stock.adopted()
             return
-        self._stock.afford(delivery)
+        self.stock.afford(delivery)
         self._enqueue(delivery)
 
     def backlog(self) -> None:
@@ -246,7 +245,7 @@ class Lane:
 
     def count_anew(self) -> None:
         """After a fault of ours on the way of a delivery: what it left counted must not keep others from leaving."""
-        self._stock.count_anew(
+        self.stock.count_anew(
             [delivery for association in self._associations for delivery in association.holds.values()]
         )
         self.backlog()
@@ -259,7 +258,7 @@ class Lane:
             since=self.since,
             next_attempt_in=max(0.0, self._rest_until - self.loop.time()) if resting else None,
             window=self.window,
-            in_flight=self._stock.in_flight,
+            in_flight=self.stock.in_flight,
             associations=len(self._associations),
             concurrency=self.concurrency.allowed,
         )
@@ -294,11 +293,11 @@ class Lane:
     @property
     def window(self) -> int:
         """Deliveries in memory, reserved ones too."""
-        return self._reserved + self._asked + len(self._waiting) + len(self._suspects) + self._stock.in_flight
+        return self._reserved + self._asked + len(self.stock) + self.stock.in_flight
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting) + len(self._suspects)
+        return len(self.stock)
 
     # Work ------------------------------------------------------------------------------------------------------
 
@@ -308,29 +307,30 @@ class Lane:
 
     def kick(self) -> None:
         """Look for something to do: lease, read ahead, send, associate."""
+        stock = self.stock
         if self._closing:
             return
         if self._backlog:
             self._lease_more()
         if not self.may_send:
             return
-        if self._stock.unread:
+        if stock.unread:
             self._prefetch()
-        if self.waiting:
+        if stock:
             for association in list(self._associations):
                 association.pump()
-        if not self.waiting:
+        if not stock:
             return
         # The new one only if those that are open do not take what is ready.
         while (
             self.may_send
             and len(self._associations) < self.concurrency.allowed
-            and self.waiting > sum(association.soon for association in self._associations)
+            and len(stock) > sum(association.soon for association in self._associations)
         ):
             association = LaneAssociation(self)
             self._associations[association] = None
             association.start()
-        if self._early_timer is None and self.waiting and self._held_by_early():
+        if self._early_timer is None and stock and self._held_by_early():
             for association in self._associations:
                 if association.early is not None:
                     association.early.look()
@@ -353,7 +353,7 @@ class Lane:
 
     def take(self, *, alone: bool) -> Delivery | None:
         """The next object to send, or None. ``alone``: the association has nothing else in flight."""
-        stock = self._stock
+        stock = self.stock
         if self._closing or (self.state != "up" and (self.state != "probing" or stock.in_flight)):
             return None
         if self._suspects and alone:
@@ -366,7 +366,7 @@ class Lane:
 
     def put_back(self, delivery: Delivery) -> None:
         """Not sent, through no fault of its own: it is the next again."""
-        self._stock.put_back(delivery)
+        self.stock.put_back(delivery)
 
     def pairs(self) -> list[Pair]:
         """What an association should be negotiated for: what waits, then what was seen before; at most 128."""
@@ -387,13 +387,13 @@ class Lane:
         info = delivery.instance
         allowed = self.destination.transfer_syntaxes
         if allowed is not None and info.transfer_syntax not in allowed:
-            self._stock.take_off(delivery)
+            self.stock.take_off(delivery)
             self._give_up(delivery, Judgement(Meaning.NO_CONTEXT, "the destination does not take this transfer syntax"))
             return
         pair = (info.sop_class, info.transfer_syntax)
         if pair != self._last_pair:
             self._remember(pair)
-        self._stock.put(delivery)
+        self.stock.put(delivery)
 
     def _remember(self, pair: Pair) -> None:
         self._last_pair = pair
@@ -409,7 +409,7 @@ class Lane:
             return
         late, most = self._waiting.late, self._limits.window
         # What is in flight takes of the part of what is late, as far as something is left of it.
-        room = min(most - self.window, (most + 1) // 2 - late - min(self._stock.in_flight, most // 4))
+        room = min(most - self.window, (most + 1) // 2 - late - min(self.stock.in_flight, most // 4))
         if room <= 0 or late > LEASE_BATCH // 2:
             return
         self._leasing = True
@@ -455,7 +455,7 @@ class Lane:
 
     def _prefetch(self) -> None:
         """Read small objects ahead, in order, so that associations find them in memory."""
-        stock = self._stock
+        stock = self.stock
         stock.unread = False  # unless one is met that must wait
         budget = PREFETCH - len(self._loading)
         for delivery in self._waiting:
@@ -477,11 +477,11 @@ class Lane:
     async def _load(self, delivery: Delivery) -> None:
         try:
             delivery.chunks = await self.spool.load(delivery.instance, delivery.location)
-            self._stock.keep_next(delivery)
+            self.stock.keep_next(delivery)
         except SpoolError as error:
-            self._stock.memory.give_back(delivery.instance.size)
+            self.stock.memory.give_back(delivery.instance.size)
             if self._waiting.remove(delivery):
-                self._stock.take_off(delivery)
+                self.stock.take_off(delivery)
                 self.failed(delivery, error)
         finally:
             self._loading.discard(delivery.id)
@@ -510,9 +510,9 @@ class Lane:
         if strikes >= STRIKES:
             self._conclude(delivery, judgement, None)
             return
-        self._stock.land(delivery)
+        self.stock.land(delivery)
         self._suspects.append((self.loop.time(), delivery))
-        self._stock.keep_next(delivery)
+        self.stock.keep_next(delivery)
         self.metrics.outcome(OutcomeKind.RETRY)
 
     def no_context(self, delivery: Delivery) -> bool:
@@ -595,7 +595,7 @@ class Lane:
         charge: bool = False,
         not_before: float = 0.0,
     ) -> None:
-        self._stock.leave(delivery)
+        self.stock.leave(delivery)
         if self._strikes:
             self._strikes.pop(delivery.id, None)
         self.metrics.outcome(kind)

@@ -18,7 +18,7 @@ from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from router._fastpdu import DataFragment, MessageFramer, frame_message
 from router.dicom.uids import VERIFICATION
 from router.dimse.assembler import CommandReceived, MessageAssembler
-from router.dimse.command import Command, CommandField, encode_c_echo_rq, encode_c_store_rq
+from router.dimse.command import CommandField, encode_c_echo_rq, encode_c_store_rq
 from router.dimse.requestor import Outstanding
 from router.dimse.statuses import StatusClass, classify
 from router.errors import AssociationAborted, DeliveryError, LocalProtocolError, PeerProtocolError
@@ -228,8 +228,26 @@ class StorageScu:
         assembler = self._assembler
         received = assembler.feed(fragment)
         self.connection.core.message_open = assembler.in_message
-        if type(received) is CommandReceived:
-            self._response(received.context_id, received.command)
+        if type(received) is not CommandReceived:
+            return
+        command = received.command
+        if not command.is_response:
+            raise PeerProtocolError("request from the acceptor")
+        response, sop_instance = self._outstanding.match(received.context_id, command)
+        self._progress = self._loop.time()
+        if command.sop_instance and sop_instance and command.sop_instance != sop_instance:
+            # The message id is what matches; several archives answer with a UID of their own.
+            self._log.warning("response names another SOP instance", address=self.connection.address)
+        if response.done():
+            return
+        status = command.status or 0
+        if response is self._unsent and classify(status) in _STORED:
+            # A peer may refuse what it has not seen whole, and cannot have stored it.
+            early = "response of success before the message was sent"
+            response.set_exception(AssociationAborted(early))
+            raise PeerProtocolError(early)
+        plain = not status and not command.error_comment
+        response.set_result(_SUCCESS if plain else StoreResponse(status, command.error_comment))
 
     def release_requested(self) -> None:
         """The peer ends it, perhaps instead of answering: what it has not answered is unknown."""
@@ -253,25 +271,6 @@ class StorageScu:
             self.closed.set_result(error)
 
     # Inside ------------------------------------------------------------------------------------------------
-
-    def _response(self, context_id: int, command: Command) -> None:
-        if not command.is_response:
-            raise PeerProtocolError("request from the acceptor")
-        response, sop_instance = self._outstanding.match(context_id, command)
-        self._progress = self._loop.time()
-        if command.sop_instance and sop_instance and command.sop_instance != sop_instance:
-            # The message id is what matches; several archives answer with a UID of their own.
-            self._log.warning("response names another SOP instance", address=self.connection.address)
-        if response.done():
-            return
-        status = command.status or 0
-        if response is self._unsent and classify(status) in _STORED:
-            # A peer may refuse what it has not seen whole, and cannot have stored it.
-            early = "response of success before the message was sent"
-            response.set_exception(AssociationAborted(early))
-            raise PeerProtocolError(early)
-        plain = not status and not command.error_comment
-        response.set_result(_SUCCESS if plain else StoreResponse(status, command.error_comment))
 
     async def _stream(self, context_id: int, command: bytes, source: DataSource, response: Awaited) -> None:
         connection = self.connection

@@ -188,7 +188,7 @@ class Bench:
     async def close(self) -> None:
         await self.lane.close(1)
         assert self.budget.used == 0 or self.lane.waiting, "bytes are counted as kept that nobody keeps"
-        assert self.lane._stock.flying == 0, "bytes are counted as in flight that are not"
+        assert self.lane.stock.flying == 0, "bytes are counted as in flight that are not"
 
     # LaneMetrics and Log ---------------------------------------------------------------------------------------
 
