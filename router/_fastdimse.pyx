@@ -16,6 +16,12 @@ from libc.string cimport memcpy
 from router._fastpdu cimport DataFragment
 from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
 
+cdef extern from "Python.h":
+    int PyUnicode_1BYTE_KIND
+    int PyUnicode_KIND(object text)
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+
 cdef enum:
     NO_DATA_SET = 0x0101
     RESPONSE_BIT = 0x8000
@@ -194,75 +200,104 @@ cdef inline uint8_t* put_padded(uint8_t* p, uint32_t element, bytes value, uint8
     return p + n + (n & 1)
 
 
+cdef inline uint8_t* put_text(uint8_t* p, uint32_t element, str value):
+    """A UID: even, as all values are."""
+    cdef Py_ssize_t n = PyUnicode_GET_LENGTH(value)
+    p = put_head(p, element, n + (n & 1))
+    memcpy(p, PyUnicode_DATA(value), n)
+    if n & 1:
+        p[n] = 0
+    return p + n + (n & 1)
+
+
+cdef inline Py_ssize_t text_size(str value) except -1:
+    """Bytes of its element. UnicodeEncodeError if it is none that a UID can be: not of Latin-1."""
+    cdef Py_ssize_t n = PyUnicode_GET_LENGTH(value)
+    if PyUnicode_KIND(value) != PyUnicode_1BYTE_KIND:
+        value.encode("latin-1")
+    return padded_size(n)
+
+
+cdef inline Py_ssize_t padded_size(Py_ssize_t n) noexcept nogil:
+    return 8 + n + (n & 1)
+
+
 cdef enum:
-    # Group length and the numbers of any command set, and the head and padding of each text in it.
-    FIXED = 12 + 5 * 10 + 4 * 9
+    # Bytes of a group length, and of any other number.
+    LENGTH_SIZE = 12
+    US_SIZE = 10
 
 
-cdef bytes begun(Py_ssize_t texts):
-    return PyBytes_FromStringAndSize(NULL, FIXED + texts)
-
-
-cdef bytes closed(bytes out, const uint8_t* end):
-    """With its group length, and no longer than it is."""
+cdef inline uint8_t* put_length(bytes out):
+    """The group length, of a command set that fills ``out``; where the rest of it begins."""
     cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(out)
-    cdef Py_ssize_t n = end - p - 12
-    put_head(p, 0x0000, 4)
-    p[8] = <uint8_t>n
-    p[9] = <uint8_t>(n >> 8)
-    p[10] = <uint8_t>(n >> 16)
-    p[11] = <uint8_t>(n >> 24)
-    return out[:n + 12]
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(out) - LENGTH_SIZE
+    p = put_head(p, 0x0000, 4)
+    p[0] = <uint8_t>n
+    p[1] = <uint8_t>(n >> 8)
+    p[2] = <uint8_t>(n >> 16)
+    p[3] = <uint8_t>(n >> 24)
+    return p + 4
 
 
 def encode_c_store_rq(int message_id, str sop_class not None, str sop_instance not None, move_originator=None):
     """C-STORE-RQ (PS3.7 Table 9.3-1); Priority is always there, medium."""
-    cdef bytes class_uid = sop_class.encode("latin-1"), instance_uid = sop_instance.encode("latin-1")
-    cdef bytes mover = move_originator[0].encode("latin-1", "replace") if move_originator is not None else b""
-    cdef uint32_t mover_id = move_originator[1] if move_originator is not None else 0
-    cdef bytes out = begun(len(class_uid) + len(instance_uid) + len(mover))
-    cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(out) + 12
-    p = put_padded(p, 0x0002, class_uid, 0)
+    cdef Py_ssize_t size = LENGTH_SIZE + 4 * US_SIZE + text_size(sop_class) + text_size(sop_instance)
+    cdef bytes mover = None, out
+    cdef uint8_t* p
+    if move_originator is not None:
+        mover = move_originator[0].encode("latin-1", "replace")
+        size += padded_size(len(mover)) + US_SIZE
+    out = PyBytes_FromStringAndSize(NULL, size)
+    p = put_length(out)
+    p = put_text(p, 0x0002, sop_class)
     p = put_us(p, 0x0100, C_STORE_RQ)
     p = put_us(p, 0x0110, message_id)
     p = put_us(p, 0x0700, 0)
     p = put_us(p, 0x0800, 0x0001)
-    p = put_padded(p, 0x1000, instance_uid, 0)
-    if move_originator is not None:
+    p = put_text(p, 0x1000, sop_instance)
+    if mover is not None:
         p = put_padded(p, 0x1030, mover, 0x20)
-        p = put_us(p, 0x1031, mover_id)
-    return closed(out, p)
+        put_us(p, 0x1031, <uint32_t>move_originator[1])
+    return out
 
 
 def encode_c_echo_rq(int message_id):
     """C-ECHO-RQ (PS3.7 Table 9.3-12)."""
-    cdef bytes uid = b"1.2.840.10008.1.1"
-    cdef bytes out = begun(len(uid))
-    cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(out) + 12
-    p = put_padded(p, 0x0002, uid, 0)
+    cdef str uid = "1.2.840.10008.1.1"
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, LENGTH_SIZE + 3 * US_SIZE + text_size(uid))
+    cdef uint8_t* p = put_length(out)
+    p = put_text(p, 0x0002, uid)
     p = put_us(p, 0x0100, C_ECHO_RQ)
     p = put_us(p, 0x0110, message_id)
-    p = put_us(p, 0x0800, NO_DATA_SET)
-    return closed(out, p)
+    put_us(p, 0x0800, NO_DATA_SET)
+    return out
 
 
 def encode_response(Command request not None, int status, str comment not None=""):
     """The response to ``request``: its message id, its UIDs with the padding they came with, the status, and unless it
     is success a comment: fixed text of ours, cut at 64 characters."""
     cdef bytes text = comment[:COMMENT_LENGTH].encode("latin-1", "replace") if status else b""
-    cdef bytes out = begun(len(request.sop_class_bytes) + len(request.sop_instance_bytes) + len(text))
-    cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(out) + 12
-    if request.sop_class_bytes:
-        p = put_padded(p, 0x0002, request.sop_class_bytes, 0)
+    cdef bytes class_uid = request.sop_class_bytes, instance_uid = request.sop_instance_bytes, out
+    cdef Py_ssize_t size = LENGTH_SIZE + 4 * US_SIZE
+    cdef uint32_t message_id = request.message_id or 0
+    cdef uint8_t* p
+    for value in (class_uid, text, instance_uid):
+        if value:
+            size += padded_size(len(<bytes>value))
+    out = PyBytes_FromStringAndSize(NULL, size)
+    p = put_length(out)
+    if class_uid:
+        p = put_padded(p, 0x0002, class_uid, 0)
     p = put_us(p, 0x0100, request.field | RESPONSE_BIT)
-    p = put_us(p, 0x0120, request.message_id or 0)
+    p = put_us(p, 0x0120, message_id)
     p = put_us(p, 0x0800, NO_DATA_SET)
     p = put_us(p, 0x0900, status)
     if text:
         p = put_padded(p, 0x0902, text, 0x20)
-    if request.sop_instance_bytes:
-        p = put_padded(p, 0x1000, request.sop_instance_bytes, 0)
-    return closed(out, p)
+    if instance_uid:
+        put_padded(p, 0x1000, instance_uid, 0)
+    return out
 
 
 # Fragments to messages -------------------------------------------------------------------------------------
