@@ -258,6 +258,18 @@ def test_elements_go_out_in_the_order_of_their_tags():
         assert numbers[0] == 0
 
 
+@pytest.mark.parametrize("uids", [("1.2\u2003", "1.2"), ("1.2", "\u0141.2")])
+def test_a_uid_that_has_no_bytes_is_a_fault_of_ours(uids: tuple[str, str]):
+    with pytest.raises(UnicodeEncodeError):
+        encode_c_store_rq(1, *uids)
+
+
+def test_a_uid_of_odd_characters_goes_out_as_it_came():
+    out = encode_c_store_rq(1, "1.2", "1.\xe9")
+    assert parse_command(out).sop_instance == "1.\xe9"
+    assert int.from_bytes(out[8:12], "little") == len(out) - 12
+
+
 def test_an_echo_request():
     echo = as_others_read(encode_c_echo_rq(3))
     assert echo["AffectedSOPClassUID"] == VERIFICATION

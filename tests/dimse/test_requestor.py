@@ -54,6 +54,12 @@ def test_case_97_a_window_is_at_least_one_and_no_more_than_there_are_ids(asked: 
     assert Outstanding[int](asked).window == window
 
 
+def test_case_96_ids_go_on_after_the_last_one_and_skip_those_outstanding():
+    outstanding: Outstanding[str] = Outstanding(3, last_id=65534)
+    assert [outstanding.begin(1, STORE, name) for name in "abc"] == [65535, 1, 2]
+    assert outstanding.drain() == ["a", "b", "c"]
+
+
 def test_responses_may_come_in_another_order():
     outstanding: Outstanding[str] = Outstanding(3)
     numbers = [outstanding.begin(1, STORE, name) for name in "abc"]
