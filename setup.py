@@ -17,7 +17,7 @@ setup(
                 depends=["router/_sequence_tags.pxi"] if name == "_fastpdu" else [],
                 extra_compile_args=[OPTIMIZATION, "-fno-strict-aliasing"],
             )
-            for name in ("_fastpdu", "_fastdimse", "_blocks", "_disk", "_lanes")
+            for name in ("_fastpdu", "_fastdimse", "_blocks", "_disk", "_lanes", "_histogram")
         ],
         compiler_directives={"language_level": 3},
     )

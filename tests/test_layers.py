@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
         "_disk",
         "_blocks",
         "_lanes",
+        "_histogram",
         "toml_positions",
         "folders",
         "",
@@ -46,12 +47,13 @@ BASE = {
     "_disk",
     "_blocks",
     "_lanes",
+    "_histogram",
     "toml_positions",
     "folders",
     "",
     "ports",
 }
-OBSERVE_MAY_IMPORT = {"errors", "model", "ports", ""}
+OBSERVE_MAY_IMPORT = {"errors", "model", "ports", "_histogram", ""}
 PURE = {"ul", "dimse", "dicom", "routing"}
 FORBIDDEN_IN_PURE = {"asyncio", "socket", "ssl", "threading", "time", "uvloop"}
 

@@ -161,7 +161,7 @@ class LaneAssociation:
         self._pumping = True
         try:
             while stock and not self._retiring and sender.room > 0:
-                delivery = lane.take(alone=not in_flight)
+                delivery = lane.take(not in_flight)
                 if delivery is None:
                     break
                 info = delivery.instance

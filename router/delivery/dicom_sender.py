@@ -20,6 +20,7 @@ class DicomSender:
     def __init__(self, scu: StorageScu, pairs: Sequence[Pair]) -> None:
         self._scu = scu
         self._proposed = frozenset(pairs)
+        self._accepted = scu.accepted
         self._loop = scu.connection.loop
         self.closed = scu.closed
 
@@ -64,10 +65,10 @@ class DicomSender:
         return (info.sop_class, info.transfer_syntax) in self._proposed
 
     def accepts(self, info: InstanceInfo) -> bool:
-        return (info.sop_class, info.transfer_syntax) in self._scu.accepted
+        return (info.sop_class, info.transfer_syntax) in self._accepted
 
     def accepts_pair(self, pair: Pair) -> bool:
-        return pair in self._scu.accepted
+        return pair in self._accepted
 
     def store(self, info: InstanceInfo, source: DataSource) -> Reply[StoreResponse]:
         reply: Reply[StoreResponse] = Reply(self._loop)

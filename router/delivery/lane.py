@@ -351,7 +351,7 @@ class Lane:
                     association.early.give_up()
             self.kick()
 
-    def take(self, *, alone: bool) -> Delivery | None:
+    def take(self, alone: bool) -> Delivery | None:
         """The next object to send, or None. ``alone``: the association has nothing else in flight."""
         stock = self.stock
         if self._closing or (self.state != "up" and (self.state != "probing" or stock.in_flight)):
@@ -591,7 +591,6 @@ class Lane:
         kind: OutcomeKind,
         status: int | None,
         reason: str,
-        *,
         charge: bool = False,
         not_before: float = 0.0,
     ) -> None:
