@@ -85,4 +85,4 @@ sanitize: $(VENV)/.tests debian-packages
 	$(BIN)/python -m pytest -q -s tests/sanitize --torture
 
 clean:
-	rm -rf build *.egg-info router/*.so router/_fastpdu.c router/_fastdimse.c router/_blocks.c router/_disk.c router/_lanes.c router/_histogram.c $(VENV)
+	rm -rf build *.egg-info router/*.so router/*.c $(VENV)

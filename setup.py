@@ -1,6 +1,7 @@
 """Builds the native modules; everything else about the project is in pyproject.toml."""
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -17,7 +18,7 @@ setup(
                 depends=["router/_sequence_tags.pxi"] if name == "_fastpdu" else [],
                 extra_compile_args=[OPTIMIZATION, "-fno-strict-aliasing"],
             )
-            for name in ("_fastpdu", "_fastdimse", "_blocks", "_disk", "_lanes", "_histogram")
+            for name in sorted(path.stem for path in (Path(__file__).parent / "router").glob("_*.pyx"))
         ],
         compiler_directives={"language_level": 3},
     )

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from router.app.cli.doctor import NATIVE
+
 ROOT = Path(__file__).resolve().parent.parent / "router"
 
 # Lower layers first. A package imports what stands before it, never a sibling on its own line.
@@ -150,6 +152,10 @@ def test_only_the_parent_starts_programs_and_only_its_workers() -> None:
     assert found == {"app/workers/parent.py create_subprocess_exec"}
     modules = {str(path.relative_to(ROOT)) for path in MODULES for _, module in imports(path) if module == "pickle"}
     assert modules == {"app/workers/errand.py"}, "a pipe from the parent, and nothing that came from outside"
+
+
+def test_the_doctor_looks_for_every_native_module() -> None:
+    assert sorted(NATIVE) == sorted(path.stem for path in ROOT.glob("_*.pyx"))
 
 
 MAY_SYNC = {

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("_fastpdu", "_fastdimse", "_blocks", "_disk", "_lanes", "_histogram")
+MODULES = sorted(path.stem for path in (ROOT / "router").glob("_*.pyx"))
 SUFFIX = EXTENSION_SUFFIXES[0]
 SITE = """# Python programs started with this folder in PYTHONPATH use the native modules that are in it.
 import importlib.util

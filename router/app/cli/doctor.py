@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import shutil
@@ -29,6 +30,7 @@ SLOW_SYNC = 0.02
 FREE_BYTES = 5_000_000_000
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre", "afs"))
 VOLATILE = frozenset(("tmpfs", "ramfs"))
+NATIVE = ("_fastpdu", "_fastdimse", "_blocks", "_disk", "_lanes", "_histogram")
 COLOURS = {FINE: "green", WARN: "yellow", BAD: "red"}
 
 
@@ -122,11 +124,10 @@ def _python() -> Finding:
 
 def _extension() -> Finding:
     try:
-        from router import _blocks, _disk, _fastdimse, _fastpdu
+        modules = [importlib.import_module(f"router.{name}") for name in NATIVE]
     except ImportError as error:
         return Finding("extension", BAD, f"not built ({error.name or 'import failed'}): run `make venv`")
-    names = ", ".join(Path(module.__file__ or "").name for module in (_fastpdu, _fastdimse, _blocks, _disk))
-    return Finding("extension", FINE, names)
+    return Finding("extension", FINE, ", ".join(Path(module.__file__ or "").name for module in modules))
 
 
 def _loop() -> Finding:
