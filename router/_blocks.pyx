@@ -132,8 +132,8 @@ cdef class Gatherer:
         """Read the next bytes of the data set, of which the sender has announced ``left`` more, from a non-blocking socket straight to
         where they are kept.
 
-        Gives how many bytes were read; 0: there are none now, or the socket has ended, or they have to go by ``write``. What comes
-        behind the ``left`` ones, as far as it fits, is in ``ahead`` then, and counted with them. None: nothing is read ahead.
+        Gives how many bytes were read; 0: there are none now, or the socket has ended; -1: all that comes has to go by ``write``. What
+        comes behind the ``left`` ones, as far as it fits, is in ``ahead`` then, and counted with them. None: nothing is read ahead.
         """
         cdef iovec pieces[PIECES + 1]
         cdef Block block
@@ -141,7 +141,7 @@ cdef class Gatherer:
         cdef Py_ssize_t room, got, rest, planned = 0
         cdef int count = 0
         if self.error is not None or self._stopped or left > self._most - self.size:
-            return 0
+            return -1
         block = self._block
         while planned < left and count < PIECES:
             if block is None:

@@ -204,6 +204,8 @@ cdef class PduReader:
             except Exception as fault:
                 self._after = self._diverted(False, fault)
                 break
+            if got < 0:
+                self._read = None
             if got <= 0:
                 break
             total += got

@@ -21,7 +21,7 @@ from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Out
 Buffer = bytes | bytearray | memoryview
 ReadStraight = Callable[[int, int, bytearray | None], int]
 """``(descriptor, left, ahead)``: reads the next bytes of a data set from a socket to where they are kept, and what
-follows ``left`` of them to ``ahead``; gives how many. 0: nothing can be read so."""
+follows ``left`` of them to ``ahead``; gives how many. 0: there is nothing now; -1: nothing more is to be read so."""
 
 
 # Receiving -------------------------------------------------------------------------------------------------

@@ -184,6 +184,31 @@ def test_what_is_beyond_the_memory_of_an_object_goes_by_write() -> None:
     kept = through(stream, [stream], pulling)
     assert kept + beyond == b"A" * 300 + b"C" * 300
     assert kept.startswith(b"A" * 300)
+    assert pulling.pulled < 300, "the second fragment was read by the loop"
+
+
+@pytest.mark.parametrize("why", ["too large", "stopped", "mistaken"])
+def test_a_data_set_that_cannot_be_read_straight_is_not_tried_again(why: str) -> None:
+    """Else the loop would take glances at all of a large object."""
+
+    def look(data: Any) -> None:
+        if why == "mistaken":
+            raise DatasetError(Status.CANNOT_UNDERSTAND, "wrong")
+
+    gatherer = Gatherer(look=look, beyond=lambda data: None, most=1000 if why != "too large" else 50)
+    if why == "stopped":
+        gatherer.stop()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader = PduReader(16384)
+        reader.divert(1, gatherer.write, gatherer.read)
+        reader.begin(memoryview(p_data(1, 2, bytes(100))[:20]))
+        while reader.next() is not None:
+            pass
+        assert reader.pulls
+        theirs.sendall(bytes(10))
+        assert reader.pull(ours.fileno(), 1000) == (0, b"")
+        assert not reader.pulls
 
 
 @pytest.mark.parametrize("ending", ["nothing there", "closed"])
