@@ -1,0 +1,81 @@
+"""Where the bytes of a data set go: small ones through the buffer of the loop, what is kept of larger ones past it, and
+what is streamed in large pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from router._blocks import Gatherer
+from router.net.listener import AcceptedConnection
+from tests.net.doubles import GatheringIntake, GatheringReception, Node, p_data, store_rq
+
+KEPT = 1 << 20
+"""Bytes of an object that stays in memory."""
+
+
+class KeptReception(GatheringReception):
+    """As the product's, with native memory."""
+
+    def __init__(self, intake: GatheringIntake, facts: dict[str, Any], resume: Callable[[], None]) -> None:
+        super().__init__(intake, facts, resume)
+        self.gatherer = Gatherer(update=self.data.extend, beyond=self.data.extend, most=KEPT)
+        self.write = self.gatherer.write  # type: ignore[method-assign]
+        self.straight = 0
+
+    def read(self, descriptor: int, left: int, ahead: bytearray | None) -> int:  # type: ignore[override]
+        got = self.gatherer.read(descriptor, left, ahead)
+        self.straight += max(0, got)
+        return got
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of what the loop read."""
+    sizes: list[int] = []
+    updated = AcceptedConnection.buffer_updated
+
+    def counted(self: AcceptedConnection, nbytes: int) -> None:
+        sizes.append(nbytes)
+        updated(self, nbytes)
+
+    monkeypatch.setattr("tests.net.doubles.GatheringReception", KeptReception)
+    monkeypatch.setattr(AcceptedConnection, "buffer_updated", counted)
+    return sizes
+
+
+async def stored(size: int) -> KeptReception:
+    """An object of that size, in PDUs of 128 KiB, sent as fast as it goes."""
+    data = bytes(range(256)) * (size // 256)
+    pieces = [data[start : start + 131066] for start in range(0, size, 131066)]
+    async with Node() as node, node.peer() as peer:
+        peer.send(p_data(3, 3, store_rq(1)))
+        for piece in pieces[:-1]:
+            peer.send(p_data(3, 0, piece))
+        peer.send(p_data(3, 2, pieces[-1]))
+        assert await peer.status() == 0
+        (reception,) = node.intake.finished
+    assert isinstance(reception, KeptReception)
+    assert bytes(reception.data) == data
+    return reception
+
+
+async def test_an_object_that_is_kept_is_read_straight_to_where_it_is_kept(reads: list[int]) -> None:
+    reception = await stored(KEPT)
+    assert reception.straight > KEPT / 2
+    assert b"".join(bytes(buffer) for buffer in reception.gatherer.take()) == bytes(reception.data)
+
+
+async def test_a_small_object_takes_no_more_than_a_read_or_two(reads: list[int]) -> None:
+    reception = await stored(16384)
+    assert reception.straight < 16384
+    assert len(reads) <= 5
+
+
+async def test_an_object_that_is_streamed_is_read_in_large_pieces(reads: list[int]) -> None:
+    reception = await stored(8 << 20)
+    assert reception.straight <= KEPT
+    assert sum(reads) > 6 << 20
+    assert sum(size for size in reads if size >= 16 << 10) > 0.9 * sum(reads)
