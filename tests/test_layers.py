@@ -40,21 +40,7 @@ LAYERS: list[set[str]] = [
     {"app"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-BASE = {
-    "errors",
-    "secret",
-    "model",
-    "_fastpdu",
-    "_fastdimse",
-    "_disk",
-    "_blocks",
-    "_lanes",
-    "_histogram",
-    "toml_positions",
-    "folders",
-    "",
-    "ports",
-}
+BASE = LAYERS[0] | LAYERS[1]
 OBSERVE_MAY_IMPORT = {"errors", "model", "ports", "_histogram", ""}
 PURE = {"ul", "dimse", "dicom", "routing"}
 FORBIDDEN_IN_PURE = {"asyncio", "socket", "ssl", "threading", "time", "uvloop"}

@@ -22,10 +22,10 @@ class KeptReception(GatheringReception):
     def __init__(self, intake: GatheringIntake, facts: dict[str, Any], resume: Callable[[], None]) -> None:
         super().__init__(intake, facts, resume)
         self.gatherer = Gatherer(update=self.data.extend, beyond=self.data.extend, most=KEPT)
-        self.write = self.gatherer.write  # type: ignore[method-assign]
+        self.write = self.gatherer.write
         self.straight = 0
 
-    def read(self, descriptor: int, left: int, ahead: bytearray | None) -> int:  # type: ignore[override]
+    def read(self, descriptor: int, left: int, ahead: bytearray | None) -> int:
         got = self.gatherer.read(descriptor, left, ahead)
         self.straight += max(0, got)
         return got

@@ -95,19 +95,21 @@ def test_what_comes_byte_by_byte_is_read_in_pieces(stream: bytes, missing: Calla
 
 def test_a_peer_that_is_not_slow_is_read_as_it_comes() -> None:
     """A header in a write of its own, as some toolkits send it, is no trickle."""
-    low_water, sock = LowWater(), Arriving()
+    low_water = LowWater()
+    sock: Any = Arriving()
     for _ in range(10):
-        low_water.after_read(sock, 12, 70)  # type: ignore[arg-type]
-        low_water.after_read(sock, SMALL + 6, 0)  # type: ignore[arg-type]
+        low_water.after_read(sock, 12, 70)
+        low_water.after_read(sock, SMALL + 6, 0)
         assert sock.mark == 1
 
 
 def test_a_peer_that_hurries_again_is_read_as_it_comes_again() -> None:
-    low_water, sock = LowWater(), Arriving()
+    low_water = LowWater()
+    sock: Any = Arriving()
     for _ in range(PATIENCE + 1):
-        low_water.after_read(sock, 1, 1000)  # type: ignore[arg-type]
+        low_water.after_read(sock, 1, 1000)
     assert sock.mark == LOW_WATER
-    low_water.after_read(sock, LOW_WATER + SMALL, 1000)  # type: ignore[arg-type]
+    low_water.after_read(sock, LOW_WATER + SMALL, 1000)
     assert sock.mark == 1
 
 
