@@ -35,10 +35,20 @@ def kept_key(folder: Path) -> tuple[bytes, str]:
             status = os.fstat(file.fileno())
             key = file.read(SIZE + 1) if stat.S_ISREG(status.st_mode) else b""
         if len(key) == SIZE and not status.st_mode & 0o077:
+            _tidy(folder)
             return key, ""
         told = "was readable by others" if status.st_mode & 0o077 else "was damaged"
         path.unlink(missing_ok=True)
-    return _make(path), told and f"{path} {told}: a new key was made, and hashes of UIDs differ from earlier ones"
+    key = _make(path)
+    _tidy(folder)
+    return key, told and f"{path} {told}: a new key was made, and hashes of UIDs differ from earlier ones"
+
+
+def _tidy(folder: Path) -> None:
+    """A kill may have left a key that was being made. There is one now, so whoever still makes another needs it not."""
+    for left in folder.glob(f".{NAME}.*"):
+        with suppress(OSError):
+            left.unlink()
 
 
 def _make(path: Path) -> bytes:
@@ -49,9 +59,9 @@ def _make(path: Path) -> bytes:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(os.urandom(SIZE))
-        with suppress(FileExistsError):
+        with suppress(FileExistsError, FileNotFoundError):  # another's key stands, and ours may have been tidied away
             os.link(new, path)
     finally:
-        new.unlink()
+        new.unlink(missing_ok=True)
     with path.open("rb") as file:
         return file.read(SIZE)

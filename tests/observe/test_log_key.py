@@ -93,3 +93,12 @@ def _key_in_a_process_of_its_own(folder: Path) -> bytes:
         key = pipe.read()
     os.waitpid(child, 0)
     return key
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_what_a_killed_router_was_making_is_removed(tmp_path: Path, made: bool) -> None:
+    if made:
+        kept_key(tmp_path)
+    (tmp_path / ".log.key.1").write_bytes(bytes(7))
+    kept_key(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.key"]
