@@ -8,6 +8,7 @@ not answered, everything drains, and the destinations are judged.
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,8 +27,8 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 KINDS = ("write", "sync", "name", "size", "send")
 SIZES = (2_000, 700_000, 20_000, 1_500_000, 2_000, 700_000, 700_000, 20_000, 1_200_000, 700_000, 2_000, 700_000)
 """Small ones, streamed ones, and together more than a segment of the log holds."""
-RECOVERIES = 3
-"""Times a recovery may be tried until the router has died in it."""
+RECOVERIES = 5
+"""Times a recovery may be tried until the router has died in it, each with more to recover."""
 MORE = 4
 """Times the same work may be given again until the router has died."""
 SPOOL = '\n[spool]\nsegment_size = "4MiB"\nkeep_delivered = 0.1\n'
@@ -117,6 +118,11 @@ def ended(router: RouterProcess) -> bool:
     return router.process is not None and router.process.poll() is not None
 
 
+def died_at_last(router: RouterProcess) -> bool:
+    """Whether it has died, or dies in the calls of its orderly end."""
+    return ended(router) or router.stop() == -signal.SIGKILL
+
+
 def points(found: dict[str, int], share: int | None) -> Iterator[tuple[str, int]]:
     """Every one, or so many of each kind, spread over its calls."""
     for kind in KINDS:
@@ -154,7 +160,7 @@ def test_a_router_that_dies_at_any_call_while_it_works_loses_nothing(
                         wait_for(lambda router=router: ended(router) or oracle.drained(), 60, "delivery")  # type: ignore[misc]
                     if ended(router):
                         break
-            if ended(router):
+            if died_at_last(router):
                 died[kind] += 1
                 oracle.killed()
             scene.finish(router, objects)
@@ -183,17 +189,18 @@ def test_a_router_that_dies_at_any_call_of_its_recovery_loses_nothing(
     with Oracle(tmp_path, destinations=2, routed=True) as oracle:
         scene = Scene(tmp_path, oracle, library)
 
-        def left_behind(name: str, kind: str = "", at: int = 0) -> RouterProcess:
+        def left_behind(name: str, rounds: int, kind: str = "", at: int = 0) -> RouterProcess:
             """Killed right behind an answer: the ledger has not heard of the last records."""
             router = scene.router(name)
             router.start()
-            assert scene.send(router, scene.objects())
+            for _ in range(rounds):
+                assert scene.send(router, scene.objects())
             router.kill()
             oracle.killed()
             router.environment |= {"CRASH_KIND": kind, "CRASH_AT": str(at)}
             return router
 
-        whole = left_behind("whole")
+        whole = left_behind("whole", 1)
         whole.start()
         wait_for(oracle.drained, 60, "delivery")
         whole.stop()
@@ -203,11 +210,11 @@ def test_a_router_that_dies_at_any_call_of_its_recovery_loses_nothing(
         tried = list(points(found, share or None))
         for kind, number in tried:
             for again in range(RECOVERIES if campaign else 2):  # how many calls it takes depends on what it finds
-                router = left_behind(f"{kind}-{number}-{again}", kind, number)
+                router = left_behind(f"{kind}-{number}-{again}", again + 1, kind, number)
                 with contextlib.suppress(RuntimeError):
                     router.start()
                     wait_for(lambda router=router: ended(router) or oracle.drained(), 60, "delivery")  # type: ignore[misc]
-                dead = ended(router)
+                dead = died_at_last(router)
                 if dead:
                     died[kind] += 1
                     oracle.killed()
