@@ -4,6 +4,9 @@ from router.errors import DatasetError
 from router.ports import Buffer
 
 BLOCK_SIZE: int
+PIECE_SIZE: int
+
+def read_piece(descriptor: int, offset: int, most: int) -> memoryview: ...
 
 class Gatherer:
     def __init__(

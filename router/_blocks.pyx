@@ -2,17 +2,21 @@
 """Memory for data sets: blocks that begin on a page, so that the disk can be given them as they are, and are used again.
 
 A data set is read from its socket into its blocks, or copied there once from the receive buffer; the record is written and the
-messages to destinations are sent from there. Memory that is used again has its pages already: what the kernel takes to clear and map those of a fresh megabyte is
-more than copying costs.
+messages to destinations are sent from there. What is read back from the disk comes in pieces, which are larger. Memory that is used again has its pages already:
+what the kernel takes to clear and map those of a fresh megabyte is more than copying costs.
 """
+
+import os
 
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
+from posix.types cimport off_t
 
 from router.errors import DatasetError
 
@@ -21,6 +25,9 @@ cdef extern from "Python.h":
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void** memory, size_t alignment, size_t size)
+
+cdef extern from "<unistd.h>" nogil:
+    Py_ssize_t pread(int descriptor, void* memory, size_t size, off_t offset)
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -34,6 +41,8 @@ cdef enum:
     KEPT = 512
     # Blocks that are read into at once.
     PIECES = 8
+    PIECE = 1 << 20
+    PIECES_KEPT = 8
 
 BLOCK_SIZE = SIZE
 """Bytes of a block. What fits into one is given out as ``bytes``: at least half of what is held is in use."""
@@ -76,6 +85,81 @@ cdef class Block:
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self._memory, self._used, 1, flags)
+
+
+cdef uint8_t* spare_piece[PIECES_KEPT]
+cdef int spare_pieces = 0
+
+
+cdef class Piece:
+    """Bytes read back, to be read as a buffer; memory of a full one is used again when the last reader has let go."""
+
+    cdef uint8_t* _memory
+    cdef Py_ssize_t _capacity
+    cdef Py_ssize_t _start
+    cdef Py_ssize_t _used
+
+    def __cinit__(self, Py_ssize_t capacity):
+        global spare_pieces
+        cdef void* memory = NULL
+        self._start = self._used = 0
+        self._capacity = capacity
+        if capacity == PIECE and spare_pieces:
+            spare_pieces -= 1
+            memory = spare_piece[spare_pieces]
+        elif posix_memalign(&memory, PAGE, capacity) != 0:
+            raise MemoryError
+        self._memory = <uint8_t*>memory
+
+    def __dealloc__(self):
+        global spare_pieces
+        if self._capacity == PIECE and self._memory != NULL and spare_pieces < PIECES_KEPT:
+            spare_piece[spare_pieces] = self._memory
+            spare_pieces += 1
+        else:
+            free(self._memory)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self._memory + self._start, self._used, 1, flags)
+
+
+PIECE_SIZE = PIECE
+"""Bytes that ``read_piece`` gives at most: so many from the beginning of a page, fewer by what lies before ``offset`` in its page."""
+
+
+def read_piece(int descriptor, off_t offset, Py_ssize_t most):
+    """Read from a file that may be open for O_DIRECT: up to ``most`` bytes at ``offset``, as many as lie in the pages of one piece.
+
+    Gives them as a buffer that does not change; fewer only where the file ends. Lets go of the interpreter's lock. Raises OSError.
+    """
+    cdef Py_ssize_t before = offset % PAGE
+    cdef Py_ssize_t wanted, got, done = 0
+    cdef int problem = 0
+    cdef uint8_t* memory
+    cdef Piece piece
+    if offset < 0 or most <= 0:
+        raise ValueError("nothing lies there")
+    most = min(most, PIECE - before)
+    # Whole pages, which is all that O_DIRECT gives.
+    wanted = (before + most + PAGE - 1) // PAGE * PAGE
+    piece = Piece.__new__(Piece, wanted)
+    memory = piece._memory
+    with nogil:
+        while done < wanted:
+            got = pread(descriptor, memory + done, wanted - done, offset - before + done)
+            if got < 0:
+                if errno == EINTR:
+                    continue
+                problem = errno
+                break
+            done += got
+            if got == 0 or got % PAGE:
+                break
+    if problem:
+        raise OSError(problem, os.strerror(problem))
+    piece._start = before
+    piece._used = max(0, min(most, done - before))
+    return PyMemoryView_FromObject(piece)
 
 
 cdef class Gatherer:

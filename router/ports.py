@@ -98,7 +98,7 @@ class DataSource(Protocol):
     def buffers(self) -> Sequence[Buffer] | None:
         """All of it in memory and verified, or None: use ``chunks``."""
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[Buffer]:
         """In order, bounded memory, disk read in threads. The last chunk is given only after the checksum of the
         whole has been verified; raises SpoolCorrupt otherwise, so the sender can abort before the last fragment."""
 
@@ -140,7 +140,7 @@ class SpoolReader(Protocol):
     def source(self, delivery: Delivery) -> DataSource:
         """Never touches the disk itself."""
 
-    async def load(self, info: InstanceInfo, location: Location) -> list[bytes]:
+    async def load(self, info: InstanceInfo, location: Location) -> Sequence[Buffer]:
         """The whole data set of a small instance, verified. Raises SpoolCorrupt, SpoolError."""
 
 

@@ -26,12 +26,13 @@ from threading import Lock
 
 import xxhash
 
+from router._blocks import PIECE_SIZE, read_piece
 from router.errors import SpoolCorrupt, SpoolError
 from router.model import InstanceInfo
+from router.ports import Buffer
+from router.spool.segment import BLOCK
+from router.spool.staging import read_past_cache
 from router.spool.stream import DATA_START, SpoolStream
-
-PIECE = 1 << 20
-"""Bytes of one read from the segment."""
 
 
 class GrowingData:
@@ -137,7 +138,7 @@ class GrowingStoredData:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[Buffer]:
         """In order, bounded memory. Cancelling it is safe.
 
         Raises:
@@ -155,7 +156,7 @@ class GrowingStoredData:
             if self.given < data.start:
                 number = -1
                 readable = data.stream.readable if info is None else info.size
-                end = min(self.given + PIECE, data.start, readable)
+                end = min(self.given + PIECE_SIZE - (DATA_START + self.given) % BLOCK, data.start, readable)
                 if end > self.given:
                     chunk = await self._read(self.given, end - self.given)
                     hasher.update(chunk)
@@ -166,11 +167,11 @@ class GrowingStoredData:
                 if number < 0:
                     number = data.first
                 if number - data.first < len(data.recent):
-                    chunk = data.recent[number - data.first]
+                    kept = data.recent[number - data.first]
                     number += 1
-                    hasher.update(chunk)
-                    self.given += len(chunk)
-                    yield chunk
+                    hasher.update(kept)
+                    self.given += len(kept)
+                    yield kept
                     continue
             self._waiter = data.loop.create_future()
             await self._waiter
@@ -194,7 +195,7 @@ class GrowingStoredData:
         if self._failed or not self._data.stream.sound:
             raise SpoolError("the object will not be stored")
 
-    async def _read(self, at: int, length: int) -> bytes:
+    async def _read(self, at: int, length: int) -> memoryview:
         try:
             chunk = await self._data.loop.run_in_executor(self._data.executor, self._read_file, at, length)
         except OSError as error:
@@ -206,16 +207,17 @@ class GrowingStoredData:
 
     # In a thread -------------------------------------------------------------------------------------------
 
-    def _read_file(self, at: int, length: int) -> bytes:
+    def _read_file(self, at: int, length: int) -> memoryview:
         with self._lock:
             segment = self._data.stream.segment
             if self._closed or segment is None:
                 raise SpoolError("the object will not be stored")
             if self._descriptor < 0:
                 self._descriptor = os.open(segment.path, os.O_RDONLY)
-                # What lies ahead is still being written past the page cache: nothing of it may be read early.
+                # Where that is refused: what lies ahead is still being written, and nothing of it may be read early.
                 os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-            return os.pread(self._descriptor, length, DATA_START + at)
+                read_past_cache(self._descriptor)
+            return read_piece(self._descriptor, DATA_START + at, length)
 
     def _close_file(self) -> None:
         with self._lock:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
 import xxhash
 
+from router._blocks import read_piece
 from router.errors import SpoolCorrupt, SpoolError
 from router.model import InstanceInfo, Location
 from router.ports import Buffer
 from router.spool.pool import SegmentPool
 from router.spool.record import FOOTER_SIZE, HEADER_SIZE, META_LIMIT, Header, decode_header, footer_is_whole
+from router.spool.staging import read_past_cache
 
-PIECE = 1 << 20
+CACHED = 64 << 10
+"""Bytes of data up to which a record is read through the page cache: its neighbours come with it, and are read next."""
 
 
 def read_head(descriptor: int, info: InstanceInfo, location: Location) -> Header:
@@ -62,21 +65,38 @@ def open_record(pool: SegmentPool, info: InstanceInfo, location: Location) -> tu
     return open_record(pool, info, place)
 
 
-def read_whole(pool: SegmentPool, info: InstanceInfo, location: Location) -> list[bytes]:
+def read_whole(pool: SegmentPool, info: InstanceInfo, location: Location) -> list[Buffer]:
     """The data set, verified. Blocking; for small objects. Raises SpoolCorrupt, SpoolError."""
     try:
         descriptor, header, location = open_record(pool, info, location)
         try:
-            data = os.pread(descriptor, header.data_length, location.offset + header.data_offset)
+            if header.data_length > CACHED:
+                read_past_cache(descriptor)
+            hasher = xxhash.xxh3_128()
+            data: list[Buffer] = []
+            for piece in _pieces(descriptor, location.offset + header.data_offset, header.data_length):
+                hasher.update(piece)
+                data.append(piece)
         finally:
             os.close(descriptor)
-        if len(data) != header.data_length or xxhash.xxh3_128_digest(data) != header.checksum:
+        if hasher.digest() != header.checksum:
             raise SpoolCorrupt("data does not match its checksum")
     except SpoolCorrupt as error:
         raise _explained(pool, info, location, error) from None
     except OSError as error:
         raise SpoolError(f"cannot read the spool: {error.strerror}") from error
-    return [data]
+    return data
+
+
+def _pieces(descriptor: int, at: int, left: int) -> Iterator[Buffer]:
+    """So many bytes, in order. Blocking. Raises SpoolCorrupt where the file ends before, OSError."""
+    while left:
+        piece = read_piece(descriptor, at, left)
+        if not len(piece):
+            raise SpoolCorrupt("data cut short")
+        at += len(piece)
+        left -= len(piece)
+        yield piece
 
 
 def _explained(pool: SegmentPool, info: InstanceInfo, location: Location, error: SpoolCorrupt) -> SpoolError:
@@ -113,7 +133,7 @@ class StoredData:
     def buffers(self) -> Sequence[Buffer] | None:
         return self._buffers
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[Buffer]:
         """In order; the last one only after the whole has been verified. Cancelling it is safe.
 
         Raises:
@@ -130,17 +150,18 @@ class StoredData:
                 start = place.offset + header.data_offset
                 if not footer_is_whole(os.pread(descriptor, FOOTER_SIZE, start + header.data_length), header):
                     raise SpoolCorrupt("footer missing or damaged")
+                read_past_cache(descriptor)
             except (OSError, SpoolError):
                 os.close(descriptor)
                 raise
             return descriptor, start
 
-        def piece(offset: int, length: int, last: bool) -> bytes:
-            data = os.pread(descriptor, length, offset)
-            if len(data) != length:
+        def piece(offset: int, left: int) -> memoryview:
+            data = read_piece(descriptor, offset, left)
+            if not len(data):
                 raise SpoolCorrupt("data cut short")
             hasher.update(data)
-            if last and hasher.digest() != info.checksum:
+            if len(data) == left and hasher.digest() != info.checksum:
                 raise SpoolCorrupt("data does not match its checksum")
             return data
 
@@ -157,9 +178,8 @@ class StoredData:
         try:
             end = at + info.size
             while at < end:
-                length = min(PIECE, end - at)
-                data = await loop.run_in_executor(executor, piece, at, length, at + length == end)
-                at += length
+                data = await loop.run_in_executor(executor, piece, at, end - at)
+                at += len(data)
                 yield data
         except SpoolCorrupt as error:
             raise _explained(pool, info, location, error) from None

@@ -72,7 +72,7 @@ from router.model import (
     SpoolSettings,
     log_of,
 )
-from router.ports import Log, SpoolEntry
+from router.ports import Buffer, Log, SpoolEntry
 from router.spool import durable
 from router.spool.growing import GrowingData
 from router.spool.health import Health
@@ -355,7 +355,7 @@ class Spool:
             delivery.instance, lambda: self._present(location), delivery.chunks, self._pool, self._readers
         )
 
-    async def load(self, info: InstanceInfo, location: Location) -> list[bytes]:
+    async def load(self, info: InstanceInfo, location: Location) -> list[Buffer]:
         """The whole data set of a small instance, verified. Cancelling it is safe.
 
         Raises:

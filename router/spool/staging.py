@@ -1,4 +1,4 @@
-"""Bulk writes past the page cache.
+"""Bulk past the page cache, written and read back.
 
 A group is assembled in an aligned buffer that is used again and again, and written with O_DIRECT. Through the page
 cache every group takes new pages, whose allocation on a busy machine costs more than ten times as much CPU as the copy
@@ -11,9 +11,11 @@ A file system that refuses O_DIRECT gets the same writes through its cache.
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from router._disk import write_blocks
@@ -34,6 +36,13 @@ class Staging:
         """Write all of it at ``offset`` (a multiple of the block size), zeros up to the end of the last block; gives
         the offset behind that. Raises OSError."""
         return write_blocks(descriptor, buffers, offset, self._memory)
+
+
+def read_past_cache(descriptor: int) -> None:
+    """From here on, reads of this descriptor (with ``read_piece``) leave nothing in the page cache and find what was
+    written past it. Nothing changes where the file system refuses it."""
+    with suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_DIRECT)
 
 
 def can_write_direct(folder: Path) -> bool:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from router._blocks import PIECE_SIZE
 from router.errors import SpoolCorrupt, SpoolError
 from router.model import Location
 from router.spool.segment import path_of
-from router.spool.source import PIECE
 from tests.spool.support import Entry, Running, bytes_of, delivery_of, entry_of, streamed
 
 
@@ -53,24 +53,24 @@ async def test_a_small_record_damaged_anywhere_is_not_given_out(tmp_path: Path, 
 
 @pytest.mark.parametrize("offset", [0, 80, 70_000, 2_000_000, -41, -1])
 async def test_the_last_piece_of_a_damaged_large_object_is_never_given_out(tmp_path: Path, offset: int) -> None:
-    size = 3 * PIECE + 5
+    size = 3 * PIECE_SIZE + 5
     async with Running(tmp_path / "s") as running:
         entry = await running.put_stream(1, size)
         damage(running, entry, offset)
         got = 0
         with pytest.raises(SpoolCorrupt):
             async for piece in running.spool.source(delivery_of(entry)).chunks():
-                assert len(piece) <= PIECE
+                assert len(piece) <= PIECE_SIZE
                 got += len(piece)
         assert got < size
 
 
 async def test_a_large_object_comes_in_bounded_pieces(tmp_path: Path) -> None:
-    size = 2 * PIECE + 5
+    size = 2 * PIECE_SIZE + 5
     async with Running(tmp_path / "s") as running:
         entry = await running.put_stream(1, size)
         pieces = [piece async for piece in running.spool.source(delivery_of(entry)).chunks()]
-        assert [len(piece) for piece in pieces] == [PIECE, PIECE, 5]
+        assert [len(piece) for piece in pieces] == [PIECE_SIZE, PIECE_SIZE, 5]
         assert b"".join(pieces) == bytes_of(size, 1)
 
 
@@ -92,8 +92,8 @@ async def test_a_place_that_holds_another_instance_is_corrupt(tmp_path: Path) ->
 
 async def test_a_segment_cut_short_is_corrupt(tmp_path: Path) -> None:
     async with Running(tmp_path / "s") as running:
-        entry = await running.put_stream(1, 2 * PIECE)
-        os.truncate(path_of(running.folder, entry.place.segment), PIECE)
+        entry = await running.put_stream(1, 2 * PIECE_SIZE)
+        os.truncate(path_of(running.folder, entry.place.segment), PIECE_SIZE)
         with pytest.raises(SpoolCorrupt):
             await running.read(entry)
         with pytest.raises(SpoolCorrupt):
@@ -119,7 +119,7 @@ async def test_a_disk_that_cannot_be_read_says_nothing_of_the_record(
 
 async def test_a_reader_that_stops_early_or_is_cancelled_leaks_no_descriptor(tmp_path: Path) -> None:
     async with Running(tmp_path / "s") as running:
-        entry = await running.put_stream(1, 4 * PIECE)
+        entry = await running.put_stream(1, 4 * PIECE_SIZE)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(30):
             pieces = running.spool.source(delivery_of(entry)).chunks()
