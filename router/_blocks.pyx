@@ -163,13 +163,17 @@ def read_piece(int descriptor, off_t offset, Py_ssize_t most):
 
 
 cdef class Gatherer:
-    """The bytes of one data set as they arrive: looked at, hashed and kept, as long as there is no more than ``most``.
+    """The bytes of one data set as they arrive: looked at, hashed and kept, whole or until others take the blocks that are full.
 
     Args:
         look: Called with every fragment first; a DatasetError that it raises ends the gathering. None: nobody looks.
         update: Called with every fragment: the hash.
-        beyond: Called with every fragment instead, once there are more than ``most`` bytes or ``stop`` was called.
+        beyond: Called behind every fragment once there are more than ``most`` bytes, or after ``pass_on``. It may ask for what is
+            ``full``.
         most: Bytes.
+
+    What ``look``, ``update`` or ``beyond`` raise otherwise, a fault of theirs, ends the gathering too. ``write`` raises it; after a ``read``,
+    whose bytes are taken from the socket by then, the next call of ``write``, ``read`` or ``take`` does.
     """
 
     cdef list _full
@@ -178,7 +182,8 @@ cdef class Gatherer:
     cdef object _update
     cdef object _beyond
     cdef Py_ssize_t _most
-    cdef bint _stopped
+    cdef bint _over
+    cdef object _fault
     cdef readonly Py_ssize_t size
     cdef readonly Py_ssize_t held
     cdef readonly object error
@@ -190,27 +195,26 @@ cdef class Gatherer:
         self._update = update
         self._beyond = beyond
         self._most = most
-        self._stopped = False
+        self._over = False
         self.size = self.held = 0
         self.error = None
+        self._fault = None
 
     def write(self, data):
-        """The next bytes, of any contiguous buffer; they are copied. Raises what ``beyond`` raises."""
+        """The next bytes, of any contiguous buffer; they are copied."""
         cdef Py_buffer view
-        if self.error is not None:
+        if self._over:
+            self._tell()
             return
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             self.size += view.len
-            if self.size > self._most:
-                self._stopped = True
-            if self._stopped:
-                self._beyond(data)
-                return
             if self._looked(data):
                 self._append(<const uint8_t*>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
+        if self.size > self._most and not self._over:
+            self._beyond()
 
     def read(self, int descriptor, Py_ssize_t left, bytearray ahead):
         """Read the next bytes of the data set, of which the sender has announced ``left`` more, from a non-blocking socket straight to
@@ -224,7 +228,8 @@ cdef class Gatherer:
         cdef list fresh = []
         cdef Py_ssize_t room, got, rest, planned = 0
         cdef int count = 0
-        if self.error is not None or self._stopped or left > self._most - self.size:
+        if self._over:
+            self._tell()
             return -1
         block = self._block
         while planned < left and count < PIECES:
@@ -246,16 +251,29 @@ cdef class Gatherer:
         if got <= 0:
             return 0
         rest = min(got, planned)
-        for block in ([self._block] if self._block is not None else []) + fresh:
-            if not rest:
-                break
-            room = min(SIZE - block._used, rest)
-            if not self._looked(PyMemoryView_FromMemory(<char*>block._memory + block._used, room, PyBUF_READ)):
-                break
-            self._keep(block, room)
-            rest -= room
-        self.size += min(got, planned)
+        self.size += rest
+        try:
+            for block in ([self._block] if self._block is not None else []) + fresh:
+                if not rest:
+                    break
+                room = min(SIZE - block._used, rest)
+                if not self._looked(PyMemoryView_FromMemory(<char*>block._memory + block._used, room, PyBUF_READ)):
+                    break
+                self._keep(block, room)
+                rest -= room
+            if self.size > self._most and not self._over:
+                self._beyond()
+        except Exception as fault:
+            self._fault = fault
+            self.drop()
         return got
+
+    cdef int _tell(self) except -1:
+        cdef object fault = self._fault
+        if fault is not None:
+            self._fault = None
+            raise fault
+        return 0
 
     cdef bint _looked(self, data) except -1:
         """False: there is a mistake in it, and everything has been let go."""
@@ -264,9 +282,7 @@ cdef class Gatherer:
                 self._look(data)
             except DatasetError as error:
                 self.error = error
-                self._full = []
-                self._block = None
-                self.held = 0
+                self.drop()
                 return False
         if self._update is not None:
             self._update(data)
@@ -296,14 +312,29 @@ cdef class Gatherer:
             left -= count
         return 0
 
-    def stop(self):
-        """From here on, ``beyond`` gets what comes."""
-        self._stopped = True
+    def pass_on(self):
+        """From here on, ``beyond`` is called, however few there are."""
+        self._most = -1
+
+    def full(self):
+        """The blocks that are full, in order, as a list of buffers that do not change any more; they are not held after it."""
+        cdef list out = self._full
+        self._full = []
+        self.held -= len(out) * <Py_ssize_t>SIZE
+        return out
+
+    def drop(self):
+        """Let go of everything; what still comes is neither looked at nor kept."""
+        self._over = True
+        self._full = []
+        self._block = None
+        self.held = 0
 
     def take(self):
-        """Everything gathered, in order, as a list of buffers that do not change any more; nothing is held after it."""
+        """All that is held, in order, as a list of buffers that do not change any more; nothing is held after it."""
         cdef list out = self._full
         cdef Block block = self._block
+        self._tell()
         self._full = []
         self._block = None
         self.held = 0

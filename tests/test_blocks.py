@@ -1,15 +1,19 @@
-"""What is gathered is what came, however it was cut; what was given out never changes."""
+"""What is gathered or read back is what came, however it was cut; what was given out never changes."""
 
 from __future__ import annotations
 
 import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router._blocks import BLOCK_SIZE, Gatherer
+from router._blocks import BLOCK_SIZE, PIECE_SIZE, Gatherer, read_piece
 from router.errors import DatasetError
+from router.spool.staging import read_past_cache
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,21 +92,100 @@ def test_what_is_wrong_is_remembered_and_nothing_is_kept_of_it() -> None:
     assert gatherer.take() == []
 
 
-def test_more_than_may_be_kept_goes_on_elsewhere_with_the_fragment_that_crosses_the_limit() -> None:
-    beyond: list[bytes] = []
-    gatherer = Gatherer(None, None, lambda data: beyond.append(bytes(data)), 5)
-    for data in (b"abc", b"de", b"f", b"gh"):
-        gatherer.write(data)
-    assert beyond == [b"f", b"gh"]
-    assert (gatherer.size, gatherer.held) == (8, 5)
-    assert b"".join(gatherer.take()) == b"abcde"
+def test_of_more_than_may_be_kept_whole_the_full_blocks_go_on_as_they_fill() -> None:
+    asked: list[tuple[int, list[bytes]]] = []
+
+    def beyond() -> None:
+        asked.append((gatherer.size, [bytes(block) for block in gatherer.full()]))
+
+    gatherer = Gatherer(None, None, beyond, BLOCK_SIZE + 5)
+    whole = bytes([1]) * BLOCK_SIZE, bytes([2]) * BLOCK_SIZE, bytes([3]) * BLOCK_SIZE
+    for fragment in (*whole[:1], b"abcde", b"f", whole[1], whole[2]):
+        gatherer.write(fragment)
+    stream = b"".join(whole[:1]) + b"abcdef" + b"".join(whole[1:])
+    sizes = [size for size, _ in asked]
+    assert sizes == [BLOCK_SIZE + 6, 2 * BLOCK_SIZE + 6, 3 * BLOCK_SIZE + 6], "behind the fragment that crosses it"
+    assert all(len(block) == BLOCK_SIZE for _, blocks in asked for block in blocks)
+    assert (gatherer.size, gatherer.held) == (3 * BLOCK_SIZE + 6, 6)
+    assert b"".join(block for _, blocks in asked for block in blocks) + b"".join(gatherer.take()) == stream
+    assert gatherer.held == 0
 
 
-def test_it_can_be_told_to_keep_no_more() -> None:
-    beyond: list[bytes] = []
-    gatherer = Gatherer(None, None, lambda data: beyond.append(bytes(data)))
+def test_it_can_be_told_to_pass_on_what_comes_however_little_there_is() -> None:
+    asked: list[int] = []
+    gatherer = Gatherer(None, None, lambda: asked.append(gatherer.size))
     gatherer.write(b"a")
-    gatherer.stop()
+    assert asked == []
+    gatherer.pass_on()
     gatherer.write(b"b")
-    assert beyond == [b"b"]
-    assert gatherer.take() == [b"a"]
+    assert asked == [2]
+    assert b"".join(gatherer.take()) == b"ab"
+
+
+def test_what_was_dropped_is_let_go_and_what_still_comes_is_nobodys() -> None:
+    seen: list[bytes] = []
+    gatherer = Gatherer(lambda data: seen.append(bytes(data)))
+    gatherer.write(b"a")
+    gatherer.drop()
+    gatherer.write(b"b")
+    assert seen == [b"a"]
+    assert (gatherer.held, gatherer.take(), gatherer.error) == (0, [], None)
+
+
+def test_who_takes_what_is_full_may_drop_the_rest() -> None:
+    gatherer = Gatherer(None, None, lambda: gatherer.drop(), 5)
+    gatherer.write(bytes(BLOCK_SIZE + 7))
+    gatherer.write(bytes(7))
+    assert (gatherer.held, gatherer.take()) == (0, [])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """Three pieces and 5,000 bytes."""
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    descriptor = os.open(path, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+CONTENT = bytes(range(251)) * ((3 * PIECE_SIZE + 5_000) // 251 + 1)
+CONTENT = CONTENT[: 3 * PIECE_SIZE + 5_000]
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 4095, 4096, 70_001, 3 * PIECE_SIZE - 1, 3 * PIECE_SIZE + 4_999])
+@pytest.mark.parametrize("most", [1, 4096, 10_000, PIECE_SIZE, 1 << 40])
+def test_a_piece_is_what_lies_there_up_to_its_end_or_that_of_the_file(
+    file: int, at: int, most: int, direct: bool
+) -> None:
+    if direct:
+        read_past_cache(file)
+    piece = read_piece(file, at, most)
+    assert piece == CONTENT[at : at + min(most, PIECE_SIZE - at % 4096)]
+    assert piece.readonly
+
+
+def test_behind_the_end_of_a_file_lies_an_empty_piece(file: int) -> None:
+    assert bytes(read_piece(file, len(CONTENT) + 4096, 10)) == b""
+    assert bytes(read_piece(file, len(CONTENT), 10)) == b""
+
+
+def test_pieces_are_used_again_only_when_their_last_reader_has_let_go(file: int) -> None:
+    first = read_piece(file, 0, PIECE_SIZE)
+    part = read_piece(file, PIECE_SIZE, PIECE_SIZE)[10:20]
+    for _ in range(20):
+        read_piece(file, 2 * PIECE_SIZE, PIECE_SIZE)
+    assert first == CONTENT[:PIECE_SIZE]
+    assert part == CONTENT[PIECE_SIZE + 10 : PIECE_SIZE + 20]
+
+
+@pytest.mark.parametrize(("at", "most"), [(-1, 10), (0, 0), (0, -1)])
+def test_what_cannot_be_read_is_refused(file: int, at: int, most: int) -> None:
+    with pytest.raises(ValueError):
+        read_piece(file, at, most)
+
+
+def test_a_descriptor_that_cannot_be_read_is_an_error_of_the_system() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        read_piece(-1, 0, 10)

@@ -13,6 +13,7 @@ from router.delivery.early import EarlyTransfer
 from router.delivery.lane import Lane
 from router.delivery.memory import Budget
 from router.model import Decision, InstanceInfo, Verdict
+from router.ports import Buffer
 from router.spool import Spool, SpoolStream
 from router.spool.growing import GrowingData
 
@@ -40,7 +41,7 @@ class CutThrough:
         decision: Decision,
         stream: SpoolStream,
         *,
-        recent: list[bytes] | None,
+        recent: list[Buffer] | None,
         spool: Spool,
         lanes: Mapping[str, Lane],
         budget: Budget,
@@ -48,8 +49,9 @@ class CutThrough:
         """Towards every destination of the decision whose lane has nothing else to do.
 
         Args:
-            info: As far as it is known; ``size``: what the stream has been given so far.
-            recent: The last of that, if ``KEEP`` bytes of the budget have been taken for it; None: nothing is kept.
+            info: As far as it is known.
+            recent: The last of what the stream has been given, if ``KEEP`` bytes of the budget have been taken for it;
+            None: nothing is kept.
         """
         kept = recent is not None
 
@@ -57,7 +59,9 @@ class CutThrough:
             if kept:
                 budget.give_back(KEEP)
 
-        data = spool.growing(stream, recent=recent or [], size=info.size, keep=KEEP if kept else 0, released=released)
+        data = spool.growing(
+            stream, recent=recent or [], size=stream.taken, keep=KEEP if kept else 0, released=released
+        )
         transfers: dict[str, EarlyTransfer] = {}
         if decision.verdict is Verdict.ROUTE:
             for name in decision.destinations:
@@ -68,9 +72,9 @@ class CutThrough:
             data.left()
         return cls(decision, data, transfers)
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, *chunks: Buffer) -> None:
         """The next bytes of the data set, which the stream has been given too."""
-        self._data.append(chunk)
+        self._data.append(*chunks)
 
     def give_up(self) -> None:
         """The object will not be stored, or otherwise than was thought."""

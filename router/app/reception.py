@@ -125,7 +125,7 @@ class StoreReception:
         self._stream: SpoolStream | None = None
         self._cut: CutThrough | None = None
         self._cut_asked = False
-        self._recent: list[bytes] | None = None
+        self._recent: list[Buffer] | None = None
         """What has been streamed, from the first byte, for who may soon be sent it; ``KEEP`` of the budget is taken."""
         self._error: DatasetError | None = None
         if intake.spool.below_objects_floor() or intake.ledger.full:
@@ -136,23 +136,24 @@ class StoreReception:
         if self._failed():
             return False
         stream = self._stream
-        if stream is not None:
-            if stream.pending > STREAM_HIGH:
-                return True
-        else:
-            self._count()
+        if stream is not None and stream.pending > STREAM_HIGH:
+            return True
+        self._count()
         intake = self._intake
         if intake.over_memory:
             if self._held:
                 # What rests holds nothing: else enough of those that rest would keep each other from going on.
-                self._start_stream()
+                self._start_stream(self._gatherer.take())
             if intake.over_memory:
                 intake.rest(self._resume)
                 return True
         return False
 
     def _count(self) -> None:
-        """What is in memory is counted once for all that a step brought."""
+        """What is in memory is counted once for all that a step brought; what is streamed waits for the disk instead,
+        and a block of it for the rest."""
+        if self._stream is not None:
+            return
         held = self._gatherer.held
         self._intake.in_memory += held - self._held
         self._held = held
@@ -162,37 +163,35 @@ class StoreReception:
             self._fail(self._gatherer.error)
         return self._error is not None
 
-    def _beyond(self, fragment: memoryview) -> None:
-        """More of what does not stay in memory."""
-        if self._error is not None:
-            return
-        size = self._gatherer.size
-        if size > self._intake.limits.object_size:
+    def _beyond(self) -> None:
+        """There is more than stays in memory."""
+        if self._gatherer.size > self._intake.limits.object_size:
             self._fail(DatasetError(Status.OBJECT_TOO_LARGE, "object exceeds the size limit"))
-            return
-        self._inspector.feed(fragment)
-        if self._inspector.error is not None:
-            self._fail(self._inspector.error)
-            return
-        self._hasher.update(fragment)
-        stream = self._stream
-        if stream is None:
-            stream = self._start_stream()
-        data = bytes(fragment)
-        stream.write(data)
+        elif self._stream is None:
+            self._start_stream(self._gatherer.full())
+        else:
+            self._pass_on(self._stream, self._gatherer.full())
+
+    def _pass_on(self, stream: SpoolStream, buffers: Sequence[Buffer]) -> None:
+        stream.write(*buffers)
         if self._cut is not None:
-            self._cut.append(data)
+            self._cut.append(*buffers)
         elif not self._cut_asked:
             if self._recent is not None:
-                self._recent.append(data)
-            if size > CUT_THROUGH:
+                self._recent.extend(buffers)
+            if stream.taken > CUT_THROUGH:
                 self._cut_through(stream)
 
     def finish(self, done: Callable[[int, str], None]) -> None:
         intake = self._intake
+        stream = self._stream
         try:
             if self._failed() and self._error is not None:
                 raise self._error
+            self._count()
+            kept = self._gatherer.take()
+            if stream is not None:
+                self._pass_on(stream, kept)
             attributes = self._inspector.finish()
             sop_class, sop_instance, *texts = attributes.firsts(IDENTIFYING)
             self._check_uids(attributes, sop_class, sop_instance)
@@ -219,13 +218,8 @@ class StoreReception:
                 done(Status.SUCCESS, "")
             return
         direct = intake.reserve(decision)
-        stream = self._stream
-        if stream is None:
-            self._count()
         self._forget_recent()
-        entry = Entry(
-            info, decision, self._gatherer.take() if stream is None else None, direct, done, intake.loop.time()
-        )
+        entry = Entry(info, decision, kept if stream is None else None, direct, done, intake.loop.time())
         if stream is not None:
             if cut is not None:
                 entry.early = cut.transfers
@@ -272,20 +266,19 @@ class StoreReception:
             self._recent = None
             self._intake.budget.give_back(KEEP)
 
-    def _start_stream(self) -> SpoolStream:
-        """More than one association may keep in memory: from here on the bytes go to a segment of their own."""
-        self._gatherer.stop()
+    def _start_stream(self, buffers: list[Buffer]) -> None:
+        """More than one association may keep in memory: from here on the bytes go to a segment of their own.
+
+        What is given them block by block reaches the disk without being copied."""
+        self._gatherer.pass_on()
         stream = self._stream = self._intake.spool.stream()
         stream.on_drain(STREAM_LOW, self._resume)
-        chunks = [bytes(block) for block in self._gatherer.take()]
-        for chunk in chunks:
-            stream.write(chunk)
         if self._rules.of_head and self._intake.budget.take(KEEP):
-            self._recent = chunks
+            self._recent = []
         held, self._held = self._held, 0
         if held:
             self._intake.freed(held)
-        return stream
+        self._pass_on(stream, buffers)
 
     def _fail(self, error: DatasetError) -> None:
         """Remember the first error and let go of everything; the rest of the message is read and dropped."""
@@ -301,7 +294,7 @@ class StoreReception:
         if self._stream is not None:
             self._stream.discard()
             self._stream = None
-        self._gatherer.take()
+        self._gatherer.drop()
         held, self._held = self._held, 0
         if held:
             self._intake.freed(held)

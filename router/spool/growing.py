@@ -51,7 +51,7 @@ class GrowingData:
         loop: asyncio.AbstractEventLoop,
         executor: Executor,
         *,
-        recent: list[bytes],
+        recent: list[Buffer],
         size: int,
         keep: int,
         released: Callable[[], None],
@@ -63,7 +63,7 @@ class GrowingData:
         """Bytes so far."""
         self.start = size - sum(map(len, recent))
         """Where what is in memory begins."""
-        self.recent: deque[bytes] = deque(recent)
+        self.recent: deque[Buffer] = deque(recent)
         self.first = 0
         """The number of the first chunk in memory, counted from the beginning."""
         self._keep = keep
@@ -76,11 +76,11 @@ class GrowingData:
         self._sources.add(source)
         return source
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, *chunks: Buffer) -> None:
         """The next bytes, which the stream has got too."""
-        self.size += len(chunk)
-        if self._sources and chunk:
-            self.recent.append(chunk)
+        self.size += sum(map(len, chunks))
+        if self._sources and chunks:
+            self.recent.extend(chunks)
             self._progress()
 
     def left(self, source: GrowingStoredData | None = None) -> None:

@@ -322,7 +322,7 @@ class Spool:
         return SpoolStream(self._pool, self._health, self._loop, self._streamers, self._stream_ended)
 
     def growing(
-        self, stream: SpoolStream, *, recent: list[bytes], size: int, keep: int, released: Callable[[], None]
+        self, stream: SpoolStream, *, recent: list[Buffer], size: int, keep: int, released: Callable[[], None]
     ) -> GrowingData:
         """Let destinations read a large record while it is written; see ``GrowingData``."""
         if self._loop is None:

@@ -22,7 +22,7 @@ from threading import Lock, local
 
 from router.errors import SpoolError
 from router.model import Location
-from router.ports import SpoolEntry
+from router.ports import Buffer, SpoolEntry
 from router.spool import durable
 from router.spool.health import Health
 from router.spool.pool import Segment, SegmentPool
@@ -70,7 +70,7 @@ class SpoolStream:
         self._executor = executor
         self._finished = finished
         self._lock = Lock()
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[Buffer] = deque()
         self._working = False
         self._discarded = False
         self._low = 0
@@ -85,8 +85,10 @@ class SpoolStream:
         """Given by ``finish``."""
         self.segment: Segment | None = None
         self.file: SegmentFile | None = None
+        self.taken = 0
+        """Bytes of the data set so far."""
         self.size = 0
-        """Bytes of the data set taken so far."""
+        """Of them, those that the thread has taken."""
         self._tail = b""
         """Less than a block, waiting for what completes it."""
         self.problem: SpoolError | None = None
@@ -109,11 +111,15 @@ class SpoolStream:
         """The segment is still its own. What was read while this was False may be of another object."""
         return not self._discarded and self.problem is None
 
-    def write(self, chunk: bytes) -> None:
-        """Take the next bytes of the data set. Never blocks; look at ``pending``."""
-        self.pending += len(chunk)
+    def write(self, *chunks: Buffer) -> None:
+        """Take the next bytes of the data set, kept by reference. Never blocks; look at ``pending``."""
+        size = sum(map(len, chunks))
+        if not size:
+            return
+        self.pending += size
+        self.taken += size
         with self._lock:
-            self._queue.append(chunk)
+            self._queue.extend(chunks)
         self._work_on()
 
     def finish(self, entry: SpoolEntry) -> None:
@@ -173,7 +179,7 @@ class SpoolStream:
         except RuntimeError:
             self._work()  # the spool is closing: it waits for this thread, but takes no more work
 
-    def _write(self, chunks: list[bytes]) -> None:
+    def _write(self, chunks: list[Buffer]) -> None:
         if self.problem is not None:
             return
         try:
@@ -259,11 +265,11 @@ def _staging() -> Staging:
     return staging
 
 
-def _split(chunks: list[bytes], rest: int) -> tuple[list[bytes | memoryview], bytes]:
+def _split(chunks: list[Buffer], rest: int) -> tuple[list[Buffer], bytes]:
     """All but the last ``rest`` bytes, and those."""
     if not rest:
         return list(chunks), b""
-    whole: list[bytes | memoryview] = list(chunks)
+    whole = list(chunks)
     tail: list[bytes] = []
     while rest:
         last = whole.pop()

@@ -15,6 +15,7 @@ from router.app.known import KnownInstances
 from router.errors import LedgerError, SpoolError
 from router.ledger import ReceiptResult
 from router.model import Limits, Location, LogPosition, Origin
+from router.ports import Buffer
 from router.routing import RuleSet, load
 from tests.support.objects import encode, synthetic
 
@@ -32,16 +33,16 @@ RULES = {
 class FakeStream:
     def __init__(self, spool: FakeSpool) -> None:
         self.spool = spool
-        self.pending = 0
+        self.pending = self.taken = 0
         self.written = b""
         self.discarded = False
 
     def on_drain(self, low: int, callback: Callable[[], None]) -> None:
         self.drained = callback
 
-    def write(self, chunk: bytes) -> None:
-        self.pending += len(chunk)
-        self.written += chunk
+    def write(self, *chunks: Buffer) -> None:
+        self.written += b"".join(chunks)
+        self.pending = self.taken = len(self.written)
 
     def finish(self, entry: Any) -> None:
         self.spool.submit(entry)

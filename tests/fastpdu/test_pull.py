@@ -177,17 +177,18 @@ def test_a_mistake_in_the_data_set_is_remembered_and_the_rest_is_dropped() -> No
     assert pulling.gatherer.held == 0
 
 
-def test_what_is_beyond_the_memory_of_an_object_goes_by_write() -> None:
-    beyond = bytearray()
-    stream = b"".join(p_data(1, control, bytes([65 + control]) * 300) for control in (0, 2))
-    pulling = Pulling(Gatherer(beyond=beyond.extend, most=400), glance=50)
-    kept = through(stream, [stream], pulling)
-    assert kept + beyond == b"A" * 300 + b"C" * 300
-    assert kept.startswith(b"A" * 300)
-    assert pulling.pulled < 300, "the second fragment was read by the loop"
+def test_what_is_beyond_the_memory_of_an_object_is_read_straight_too() -> None:
+    passed: list[Any] = []
+    stream = b"".join(p_data(1, control, bytes([65 + control]) * BLOCK_SIZE) for control in (0, 0, 2))
+    gatherer = Gatherer(beyond=lambda: passed.extend(gatherer.full()), most=BLOCK_SIZE + 400)
+    pulling = Pulling(gatherer, max_pdu=2 * BLOCK_SIZE, glance=50)
+    rest = through(stream, [stream], pulling)
+    assert b"".join(passed) + rest == b"A" * 2 * BLOCK_SIZE + b"C" * BLOCK_SIZE
+    assert all(len(block) == BLOCK_SIZE for block in passed)
+    assert pulling.pulled > 2.9 * BLOCK_SIZE
 
 
-@pytest.mark.parametrize("why", ["too large", "stopped", "mistaken"])
+@pytest.mark.parametrize("why", ["dropped", "dropped when too large", "mistaken"])
 def test_a_data_set_that_cannot_be_read_straight_is_not_tried_again(why: str) -> None:
     """Else the loop would take glances at all of a large object."""
 
@@ -195,9 +196,10 @@ def test_a_data_set_that_cannot_be_read_straight_is_not_tried_again(why: str) ->
         if why == "mistaken":
             raise DatasetError(Status.CANNOT_UNDERSTAND, "wrong")
 
-    gatherer = Gatherer(look=look, beyond=lambda data: None, most=1000 if why != "too large" else 50)
-    if why == "stopped":
-        gatherer.stop()
+    most = 5 if why == "dropped when too large" else 1000
+    gatherer = Gatherer(look=look, beyond=lambda: gatherer.drop(), most=most)
+    if why == "dropped":
+        gatherer.drop()
     ours, theirs = socket.socketpair()
     with ours, theirs:
         reader = PduReader(16384)
@@ -244,3 +246,40 @@ def test_a_fault_of_who_reads_is_told_and_ends_the_diversion() -> None:
     assert isinstance(told, DataTaken)
     assert isinstance(told.fault, KeyError)
     assert reader.next() == (4, 1, 2, 0, 2, True)
+
+
+def test_a_fault_of_who_looks_at_what_was_read_is_told_behind_it_and_framing_goes_on(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    def faulty() -> None:
+        raise KeyError("a fault of ours")
+
+    ours, theirs = ends
+    gatherer = Gatherer(beyond=faulty, most=30)
+    reader = PduReader(16384, 60)
+    reader.divert(1, gatherer.write, gatherer.read)
+    theirs.sendall(bytes(35) + p_data(1, 2, b"more") + RELEASE_RQ)
+    reader.begin(memoryview(p_data(1, 0, bytes(40))[:17]))
+    found: list[Any] = []
+    for more in (lambda: reader.pull(ours.fileno(), 1000)[1], lambda: ours.recv(1000), lambda: b""):
+        while (item := reader.next()) is not None:
+            found.append((item.size, repr(item.fault)) if isinstance(item, DataTaken) else item)
+        reader.begin(memoryview(more()))
+    none, fault = repr(None), repr(KeyError("a fault of ours"))
+    assert found == [(5, none), (35, fault), (4, 1, 2, 0, 4, True), (5, bytes(4))], "told with the next fragment"
+
+
+def test_a_fault_at_the_last_byte_is_told_to_who_takes_what_was_gathered(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    def faulty(data: Any) -> None:
+        raise KeyError("a fault of ours")
+
+    ours, theirs = ends
+    gatherer = Gatherer(update=faulty)
+    theirs.sendall(bytes(10))
+    assert gatherer.read(ours.fileno(), 10, None) == 10
+    assert gatherer.held == 0
+    with pytest.raises(KeyError):
+        gatherer.take()
+    assert gatherer.take() == []

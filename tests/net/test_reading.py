@@ -21,9 +21,12 @@ class KeptReception(GatheringReception):
 
     def __init__(self, intake: GatheringIntake, facts: dict[str, Any], resume: Callable[[], None]) -> None:
         super().__init__(intake, facts, resume)
-        self.gatherer = Gatherer(update=self.data.extend, beyond=self.data.extend, most=KEPT)
+        self.gatherer = Gatherer(update=self.data.extend, beyond=self.beyond, most=KEPT)
         self.write = self.gatherer.write
         self.straight = 0
+
+    def beyond(self) -> None:
+        self.gatherer.full()
 
     def read(self, descriptor: int, left: int, ahead: bytearray | None) -> int:
         got = self.gatherer.read(descriptor, left, ahead)
@@ -46,7 +49,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-async def stored(size: int) -> KeptReception:
+async def stored(size: int, *, whole: bool = True) -> KeptReception:
     """An object of that size, in PDUs of 128 KiB, sent as fast as it goes."""
     data = bytes(range(256)) * (size // 256)
     pieces = [data[start : start + 131066] for start in range(0, size, 131066)]
@@ -58,7 +61,7 @@ async def stored(size: int) -> KeptReception:
         assert await peer.status() == 0
         (reception,) = node.intake.finished
     assert isinstance(reception, KeptReception)
-    assert bytes(reception.data) == data
+    assert bytes(reception.data) == data or not whole
     return reception
 
 
@@ -74,8 +77,16 @@ async def test_a_small_object_takes_no_more_than_a_read_or_two(reads: list[int])
     assert len(reads) <= 5
 
 
-async def test_an_object_that_is_streamed_is_read_in_large_pieces(reads: list[int]) -> None:
+async def test_an_object_that_is_streamed_is_read_straight_too(reads: list[int]) -> None:
     reception = await stored(8 << 20)
-    assert reception.straight <= KEPT
+    assert reception.straight > 7 << 20
+    assert reception.gatherer.held < 64 << 10
+
+
+async def test_an_object_that_is_refused_is_read_in_large_pieces(
+    reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeptReception, "beyond", lambda reception: reception.gatherer.drop())
+    await stored(8 << 20, whole=False)
     assert sum(reads) > 6 << 20
-    assert sum(size for size in reads if size >= 16 << 10) > 0.9 * sum(reads)
+    assert sum(reads) / len(reads) > 64 << 10
