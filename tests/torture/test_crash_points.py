@@ -74,9 +74,10 @@ class Scene:
         """On two associations; takes out what was answered. False if the router went away."""
         with contextlib.ExitStack() as stack:
             try:
-                senders = [WireSender(router.port, (CT, EXPLICIT), calling=calling) for calling in self.callers]
-                for sender in senders:
-                    stack.callback(sender.close)
+                senders: list[WireSender] = []
+                for calling in self.callers:
+                    senders.append(WireSender(router.port, (CT, EXPLICIT), calling=calling))
+                    stack.callback(senders[-1].close)
                 for uid, data in list(objects.items()):
                     number = int(uid[-1]) % 2  # each object is one sender's, however often it is tried
                     self.books[number].intend(uid, data)
@@ -190,13 +191,16 @@ def test_a_router_that_dies_at_any_call_of_its_recovery_loses_nothing(
         scene = Scene(tmp_path, oracle, library)
 
         def left_behind(name: str, rounds: int, kind: str = "", at: int = 0) -> RouterProcess:
-            """Killed right behind an answer: the ledger has not heard of the last records."""
+            """Killed right behind an answer: the ledger has not heard of the last records. After more than one round of
+            objects most are still to be delivered."""
             router = scene.router(name)
             router.start()
+            oracle.stall(0 if rounds > 1 else None)
             for _ in range(rounds):
                 assert scene.send(router, scene.objects())
             router.kill()
             oracle.killed()
+            oracle.stall(None)
             router.environment |= {"CRASH_KIND": kind, "CRASH_AT": str(at)}
             return router
 
