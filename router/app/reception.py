@@ -130,6 +130,7 @@ class StoreReception:
         self._error: DatasetError | None = None
         if intake.spool.below_objects_floor() or intake.ledger.full:
             self._error = DatasetError(Status.OUT_OF_RESOURCES, "out of disk space")
+            self._gatherer.drop()
 
     @property
     def congested(self) -> bool:
@@ -143,20 +144,20 @@ class StoreReception:
         if intake.over_memory:
             if self._held:
                 # What rests holds nothing: else enough of those that rest would keep each other from going on.
-                self._start_stream(self._gatherer.take())
+                self._to_disk(self._gatherer.take())
             if intake.over_memory:
                 intake.rest(self._resume)
                 return True
         return False
 
     def _count(self) -> None:
-        """What is in memory is counted once for all that a step brought; what is streamed waits for the disk instead,
-        and a block of it for the rest."""
-        if self._stream is not None:
-            return
-        held = self._gatherer.held
-        self._intake.in_memory += held - self._held
-        self._held = held
+        """What is held here is counted once for all that a step brought. What is streamed and waits for the disk is
+        bounded otherwise."""
+        before, self._held = self._held, self._gatherer.held
+        if self._held >= before:
+            self._intake.in_memory += self._held - before
+        else:
+            self._intake.freed(before - self._held)
 
     def _failed(self) -> bool:
         if self._error is None and self._gatherer.error is not None:
@@ -167,12 +168,15 @@ class StoreReception:
         """There is more than stays in memory."""
         if self._gatherer.size > self._intake.limits.object_size:
             self._fail(DatasetError(Status.OBJECT_TOO_LARGE, "object exceeds the size limit"))
-        elif self._stream is None:
-            self._start_stream(self._gatherer.full())
         else:
-            self._pass_on(self._stream, self._gatherer.full())
+            self._to_disk(self._gatherer.full())
 
-    def _pass_on(self, stream: SpoolStream, buffers: Sequence[Buffer]) -> None:
+    def _to_disk(self, buffers: Sequence[Buffer]) -> None:
+        """The next bytes of what does not stay in memory. Given block by block, they reach the disk without being
+        copied."""
+        stream = self._stream
+        if stream is None:
+            stream = self._start_stream()
         stream.write(*buffers)
         if self._cut is not None:
             self._cut.append(*buffers)
@@ -181,6 +185,7 @@ class StoreReception:
                 self._recent.extend(buffers)
             if stream.taken > CUT_THROUGH:
                 self._cut_through(stream)
+        self._count()
 
     def finish(self, done: Callable[[int, str], None]) -> None:
         intake = self._intake
@@ -191,7 +196,7 @@ class StoreReception:
             self._count()
             kept = self._gatherer.take()
             if stream is not None:
-                self._pass_on(stream, kept)
+                self._to_disk(kept)
             attributes = self._inspector.finish()
             sop_class, sop_instance, *texts = attributes.firsts(IDENTIFYING)
             self._check_uids(attributes, sop_class, sop_instance)
@@ -200,6 +205,9 @@ class StoreReception:
             intake.ended()
             done(error.status, error.comment)
             return
+        except Exception:
+            self.discard()
+            raise
         info = self._info(texts, intake.ids.next(), self._hasher.digest())
         cut = self._cut
         if cut is not None and not self._inspector.head_was_all:
@@ -266,19 +274,14 @@ class StoreReception:
             self._recent = None
             self._intake.budget.give_back(KEEP)
 
-    def _start_stream(self, buffers: list[Buffer]) -> None:
-        """More than one association may keep in memory: from here on the bytes go to a segment of their own.
-
-        What is given them block by block reaches the disk without being copied."""
+    def _start_stream(self) -> SpoolStream:
+        """More than one association may keep in memory: from here on the bytes go to a segment of their own."""
         self._gatherer.pass_on()
         stream = self._stream = self._intake.spool.stream()
         stream.on_drain(STREAM_LOW, self._resume)
         if self._rules.of_head and self._intake.budget.take(KEEP):
             self._recent = []
-        held, self._held = self._held, 0
-        if held:
-            self._intake.freed(held)
-        self._pass_on(stream, buffers)
+        return stream
 
     def _fail(self, error: DatasetError) -> None:
         """Remember the first error and let go of everything; the rest of the message is read and dropped."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from router._blocks import BLOCK_SIZE
 from router.app.ids import IdSource
 from router.app.intake import StoreIntake
 from router.app.known import KnownInstances
+from router.app.reception import StoreReception
 from router.errors import LedgerError, SpoolError
 from router.ledger import ReceiptResult
 from router.model import Limits, Location, LogPosition, Origin
@@ -396,6 +401,70 @@ async def test_a_large_object_streams_and_memory_is_let_go(tmp_path: Path) -> No
     (stream,) = house.spool.streams
     assert stream.written == data
     assert house.intake.in_memory == 0
+
+
+async def test_what_is_streamed_holds_less_than_a_block_and_that_is_counted(tmp_path: Path) -> None:
+    house = House(tmp_path, object_memory=100_000)
+    reception = house.begin()
+    data = instance(size=400_000)
+    for start in range(0, len(data), 50_000):
+        reception.write(memoryview(data)[start : start + 50_000])
+        assert not reception.congested
+        stream = house.spool.streams[0] if house.spool.streams else None
+        held = start + 50_000 - len(stream.written) if stream else 0
+        if stream is not None and start + 50_000 < len(data):
+            assert house.intake.in_memory == held < BLOCK_SIZE
+    reception.discard()
+    assert house.intake.in_memory == 0
+
+
+async def test_past_the_memory_for_all_what_is_streamed_holds_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, ingest_memory=300_000, object_memory=100_000)
+    reception = house.begin("2.25.1")
+    reception.write(memoryview(instance("2.25.1", size=400_000))[:210_000])
+    assert not reception.congested
+    other = house.begin("2.25.2")
+    house.intake.in_memory += 300_001
+    assert reception.congested
+    assert len(house.spool.streams[0].written) == 210_000
+    assert house.intake.in_memory == 300_001
+    house.intake.in_memory -= 300_001
+    for one in (reception, other):
+        one.discard()
+    assert house.intake.in_memory == 0
+
+
+async def test_what_is_refused_from_the_beginning_takes_no_memory(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.spool.full = True
+    reception = house.begin()
+    reception.write(memoryview(instance(size=90_000)))
+    assert not reception.congested
+    assert reception._gatherer.held == 0
+    reception.finish(lambda status, comment: house.answers.append(status))
+    assert house.answers == [0xA700]
+    assert (house.intake.in_memory, house.intake.open_receptions) == (0, 0)
+
+
+async def test_a_fault_in_what_was_read_last_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(reception: StoreReception) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(StoreReception, "_beyond", faulty)
+    house = House(tmp_path)
+    reception = house.begin()
+    data = instance(size=90_000)
+    reception.write(memoryview(data)[:-10])
+    assert not reception.congested
+    reception._gatherer.pass_on()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(data[-10:])
+        assert reception.read(ours.fileno(), 10, None) == 10
+    with pytest.raises(KeyError):
+        reception.finish(lambda status, comment: house.answers.append(status))
+    assert house.answers == []
+    assert (house.intake.in_memory, house.intake.open_receptions) == (0, 0)
 
 
 async def test_small_fragments_are_joined(tmp_path: Path) -> None:
