@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 
 import xxhash
 
@@ -175,22 +175,32 @@ class StoredData:
             raise _explained(pool, info, location, error) from None
         except OSError as error:
             raise SpoolError(f"cannot read the spool: {error.strerror}") from error
+        end = at + info.size
+        reading: Future[memoryview] | None = executor.submit(piece, at, info.size) if info.size else None
         try:
-            end = at + info.size
-            while at < end:
-                data = await loop.run_in_executor(executor, piece, at, end - at)
+            while reading is not None:
+                data = await asyncio.wrap_future(reading)
                 at += len(data)
+                # The next one is read while this one is sent.
+                reading = executor.submit(piece, at, end - at) if at < end else None
                 yield data
         except SpoolCorrupt as error:
             raise _explained(pool, info, location, error) from None
         except OSError as error:
             raise SpoolError(f"cannot read the spool: {error.strerror}") from error
         finally:
-            try:
-                # In a thread, since closing the last descriptor of a deleted file frees its blocks.
-                executor.submit(os.close, descriptor)
-            except RuntimeError:  # the spool has been closed
-                os.close(descriptor)
+            if reading is None or reading.cancel() or reading.done():
+                _close(executor, descriptor)
+            else:
+                reading.add_done_callback(lambda _: os.close(descriptor))
+
+
+def _close(executor: Executor, descriptor: int) -> None:
+    """In a thread, since closing the last descriptor of a deleted file frees its blocks."""
+    try:
+        executor.submit(os.close, descriptor)
+    except RuntimeError:  # the spool has been closed
+        os.close(descriptor)
 
 
 def _close_late(opening: asyncio.Future[tuple[int, int]]) -> None:
