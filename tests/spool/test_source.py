@@ -100,8 +100,9 @@ async def test_a_segment_cut_short_is_corrupt(tmp_path: Path) -> None:
             await streamed(running.spool, entry)
 
 
+@pytest.mark.parametrize("what", ["os.pread", "router.spool.source.read_piece"])
 async def test_a_disk_that_cannot_be_read_says_nothing_of_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     def failing(*_: object) -> bytes:
         raise OSError(5, "Input/output error")
@@ -109,7 +110,7 @@ async def test_a_disk_that_cannot_be_read_says_nothing_of_the_record(
     async with Running(tmp_path / "s") as running:
         entry = entry_of(1)
         await running.put(entry)
-        monkeypatch.setattr(os, "pread", failing)
+        monkeypatch.setattr(what, failing)
         for reading in (running.read(entry), streamed(running.spool, entry)):
             with pytest.raises(SpoolError, match="cannot read") as caught:
                 await reading
