@@ -15,7 +15,7 @@ setup(
             Extension(
                 f"router.{name}",
                 [f"router/{name}.pyx"],
-                depends=["router/_sequence_tags.pxi"] if name == "_fastpdu" else [],
+                depends=["router/_sequence_tags.pxi"] if name == "_walker" else [],
                 extra_compile_args=[OPTIMIZATION, "-fno-strict-aliasing"],
             )
             for name in sorted(path.stem for path in (Path(__file__).parent / "router").glob("_*.pyx"))

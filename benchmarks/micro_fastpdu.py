@@ -10,7 +10,8 @@ import struct
 import timeit
 from collections.abc import Callable
 
-from router._fastpdu import ElementWalker, PduReader, frame_message
+from router._fastpdu import PduReader, frame_message
+from router._walker import ElementWalker
 from router.dicom.inspect import DatasetInspector
 from router.model import Limits
 

@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
         "model",
         "_fastpdu",
         "_fastdimse",
+        "_walker",
         "_disk",
         "_blocks",
         "_lanes",

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection, Hashable, Sequence
 from typing import cast
 
-from router._fastpdu import alike, plain_text, plain_texts
+from router._walker import alike, plain_text, plain_texts
 from router.dicom import dictionary
 from router.dicom.charset import decode
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from functools import lru_cache
 
-from router._fastpdu import ElementWalker
+from router._walker import ElementWalker
 from router.dicom import attributes, uids
 from router.dicom.attributes import Attributes, Path
 from router.errors import DatasetError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import micro_fastpdu
-from router._fastpdu import ElementWalker
+from router._walker import ElementWalker
 
 
 def test_the_benchmark_measures_every_case(capsys):

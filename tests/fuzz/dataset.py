@@ -14,7 +14,7 @@ from typing import Any
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import data_element_generator
 
-from router._fastpdu import ElementWalker
+from router._walker import ElementWalker
 from router.dicom.attributes import Attributes, Path
 from router.dicom.inspect import ALWAYS, DatasetInspector
 from router.errors import DatasetError

@@ -14,7 +14,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.values import convert_value
 
-from router._fastpdu import plain_text
+from router._walker import plain_text
 from router.dicom.attributes import _PLAIN, SPECIFIC_CHARACTER_SET, Attributes
 from tests.fuzz.inputs import chosen, split
 from tests.support.plain_walk import LONG, SHORT

@@ -27,14 +27,21 @@ pytestmark = pytest.mark.timeout(600)
 FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1")
 BUILT = native.ROOT / "build" / "sanitize"
 NATIVE_TARGETS = ("pdu", "association", "command", "message", "dataset", "values")
-OWN_TESTS = ("tests/fuzz", "tests/fastpdu", "tests/dimse", "tests/spool", "tests/test_blocks.py")
+OWN_TESTS = (
+    "tests/fuzz",
+    "tests/fastpdu",
+    "tests/dimse",
+    "tests/spool",
+    "tests/test_walker.py",
+    "tests/test_blocks.py",
+)
 FAULT = 99
 """Exit code of a process in which a sanitizer found something."""
 REPLAY = """
 import sys
 from tests.fuzz.targets import TARGETS
-import router._fastpdu, router._fastdimse
-assert all(sys.argv[1] in module.__file__ for module in (router._fastpdu, router._fastdimse))
+import router._fastpdu, router._fastdimse, router._walker
+assert all(sys.argv[1] in module.__file__ for module in (router._fastpdu, router._fastdimse, router._walker))
 failed = 0
 for name in sys.argv[2:]:
     for path in TARGETS[name].corpus:
@@ -129,19 +136,19 @@ CHECKS = {
         "        if False:\n",
     ),
     "six bytes of a PDV header": ("_fastpdu.pyx", "        if take > available:\n", "        if False:\n"),
-    "eight bytes of an element header": ("_fastpdu.pyx", "        if available < 8:\n", "        if False:\n"),
+    "eight bytes of an element header": ("_walker.pyx", "        if available < 8:\n", "        if False:\n"),
     "twelve bytes of a long element header": (
-        "_fastpdu.pyx",
+        "_walker.pyx",
         "                if available < 12:\n",
         "                if False:\n",
     ),
     "no more than a header held back": (
-        "_fastpdu.pyx",
+        "_walker.pyx",
         "                if take > LONGEST_HEADER - self._have:\n",
         "                if False:\n",
     ),
     "a frame for each level of nesting": (
-        "_fastpdu.pyx",
+        "_walker.pyx",
         "PyMem_Malloc((2 * max_depth + 2) * sizeof(Frame))",
         "PyMem_Malloc((max_depth + 2) * sizeof(Frame))",
     ),

@@ -1,4 +1,4 @@
-"""The element walker again, in plain Python over a whole data set: what ``router/_fastpdu.pyx`` is compared with.
+"""The element walker again, in plain Python over a whole data set: what ``router/_walker.pyx`` is compared with.
 
 Written to be read beside PS3.5 §7. It sees all bytes at once and asks pydicom's dictionary which elements are
 sequences.

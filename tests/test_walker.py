@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router._fastpdu import ElementWalker
+from router._walker import ElementWalker
 from router.errors import DatasetError
 from router.model import Status
 from tests.support.plain_dataset import BIG, EXPLICIT, IMPLICIT, LONG, UNDEFINED, Encoding
