@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
         "_fastpdu",
         "_fastdimse",
         "_walker",
+        "_wire",
         "_disk",
         "_blocks",
         "_lanes",

@@ -16,7 +16,6 @@ Both roles. What holds, whatever happens:
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from router._fastpdu import DataFragment, DataTaken
+from router._wire import write
 from router.errors import AssociationAborted, AssociationRejected, PeerProtocolError, fault_location
 from router.net import tuning
 from router.net.trickle import LowWater
@@ -54,8 +54,6 @@ PULL_MOST = 512 << 10
 """Bytes that are pulled in one step; then others have their turn."""
 WRITE_HIGH = 1 << 20
 """Unwritten bytes at which a streaming sender rests."""
-IOV_MAX = 1024
-"""Buffers that the kernel takes at once (Linux)."""
 CLOSE_GRACE = 2.0
 """Seconds that a closing transport may take to write what is left; a peer that does not read must not keep the
 socket."""
@@ -400,15 +398,11 @@ class Connection(asyncio.BufferedProtocol):
     def _write(self, transport: asyncio.Transport, out: list[Buffer]) -> None:
         """Straight to the socket while nothing is queued before it: the transport would copy the bytes to the kernel
         while it holds the interpreter lock, which the disk's threads need."""
-        if self._socket is not None and len(out) <= IOV_MAX and not transport.get_write_buffer_size():
-            try:
-                sent = os.writev(self._socket.fileno(), out)
-            except OSError:
-                sent = 0  # full, or broken: the transport finds out which
-            out = _unsent(out, sent)
+        if self._socket is not None and not transport.get_write_buffer_size():
+            out = write(self._socket.fileno(), out)
             if not out:
                 return
-        transport.writelines(out)
+        transport.writelines(out)  # full, or broken: the transport finds out which
 
     def _end(self, error: Exception | None) -> None:
         if self._ended:
@@ -447,18 +441,6 @@ class Connection(asyncio.BufferedProtocol):
     def _on_timer(self) -> None:
         self._timer = None
         self._step(self.core.on_timer(self.loop.time()))
-
-
-def _unsent(buffers: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left of the buffers behind their first ``sent`` bytes."""
-    if not sent:
-        return buffers
-    for index, buffer in enumerate(buffers):
-        size = len(buffer)
-        if sent < size:
-            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
-        sent -= size
-    return []
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:

@@ -34,6 +34,7 @@ OWN_TESTS = (
     "tests/spool",
     "tests/test_walker.py",
     "tests/test_blocks.py",
+    "tests/test_wire.py",
 )
 FAULT = 99
 """Exit code of a process in which a sanitizer found something."""

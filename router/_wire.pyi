@@ -1,0 +1,3 @@
+from router.ports import Buffer
+
+def write(descriptor: int, buffers: list[Buffer]) -> list[Buffer]: ...
