@@ -167,7 +167,8 @@ def _revoke(context: ssl.SSLContext, file: str) -> None:
         context.load_verify_locations(cafile=file)
     except ssl.SSLError as error:
         raise TlsFilesError(f"crl {file}: {_reason(error)}") from None
-    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    # Of every certificate on the way, those of authorities too: there must be a list of each authority.
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
 
 def _identify(context: ssl.SSLContext, settings: TlsSettings) -> None:

@@ -322,6 +322,29 @@ async def test_a_certificate_that_is_not_on_the_revocation_list_gets_in(
         await listening.settled()
 
 
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [("neither revoked", ""), ("authority revoked", "revoked"), ("no list of the authority above", "CRL")],
+)
+async def test_an_authority_between_is_looked_up_in_the_lists_too(
+    tmp_path: Path, authority: Authority, server: Identity, case: str, why: str
+) -> None:
+    between = Authority(tmp_path / "between", "between", above=authority)
+    client = between.issue("client of it")
+    lists = tmp_path / "all.crl"
+    above = authority.revoke(*([between] if case == "authority revoked" else []))
+    lists.write_bytes(between.revoke().read_bytes() + (b"" if case.startswith("no list") else above.read_bytes()))
+    async with node(settings(server, authority, crl=str(lists))) as listening:
+        if why:
+            with pytest.raises(TlsFailure, match="refuses our certificate"):
+                await dial(listening.port, settings(client, authority))
+            await listening.settled()
+            assert why in reasons(listening)[0]
+        else:
+            (await dial(listening.port, settings(client, authority))).release()
+            await listening.settled()
+
+
 @pytest.mark.parametrize("asked", ["optional", "none"])
 async def test_a_client_without_certificate_gets_in_where_that_was_said(
     authority: Authority, server: Identity, asked: str

@@ -58,6 +58,8 @@ class Authority:
     name: str = "ca"
     key: Key = field(default_factory=lambda: new_key("EC"))
     revoked: list[int] = field(default_factory=list)
+    above: Authority | None = None
+    """Who vouches for it; None: it does so itself. What it issues brings its certificate along."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ class Authority:
         builder = (
             x509.CertificateBuilder()
             .subject_name(_name(self.name))
-            .issuer_name(_name(self.name))
+            .issuer_name(_name(self.above.name if self.above else self.name))
             .public_key(self.key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - DAY)
@@ -73,7 +75,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
         )
-        self.certificate = builder.sign(self.key, hashes.SHA256())
+        self.certificate = builder.sign(self.above.key if self.above else self.key, hashes.SHA256())
         self.file = self.folder / f"{self.name}.pem"
         self.file.write_bytes(self.certificate.public_bytes(Encoding.PEM))
 
@@ -106,14 +108,17 @@ class Authority:
         )
         issued = builder.sign(key if self_signed else self.key, hashes.SHA256())
         certificate, private = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        certificate.write_bytes(issued.public_bytes(Encoding.PEM))
+        brought = self.certificate.public_bytes(Encoding.PEM) if self.above else b""
+        certificate.write_bytes(issued.public_bytes(Encoding.PEM) + brought)
         private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         private.chmod(0o600)
         return Identity(certificate, private, digest(key), issued)
 
-    def revoke(self, *identities: Identity, ends: timedelta = 30 * DAY) -> Path:
+    def revoke(self, *identities: Identity | Authority, ends: timedelta = 30 * DAY) -> Path:
         """Write the list, with these in it."""
-        self.revoked += [identity.issued.serial_number for identity in identities]
+        self.revoked += [
+            (one.certificate if isinstance(one, Authority) else one.issued).serial_number for one in identities
+        ]
         now = datetime.now(UTC)
         builder = (
             x509.CertificateRevocationListBuilder()
