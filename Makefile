@@ -72,9 +72,15 @@ bench-quick: $(VENV)/.tests debian-packages
 
 # SECONDS for each target of the fuzzer; with clang the native modules are looked into too.
 SECONDS ?= 60
+# All campaigns; or those of TESTS, of another size: make torture TESTS=tests/torture/test_sigkill.py ARGS="--amount kills=50"
+TESTS ?= tests/torture tests/simulation tests/hostile tests/fuzz tests/sanitize tests/web tests/net/test_tls.py \
+	tests/integration/test_interop.py
+ARGS ?=
 torture: $(VENV)/.tests $(VENV)/.fuzz debian-packages
-	$(BIN)/python -m pytest -q -s tests/torture tests/simulation tests/hostile tests/fuzz tests/sanitize tests/web tests/net/test_tls.py --torture
+	$(BIN)/python -m pytest -q -s --torture $(ARGS) $(TESTS)
+ifeq ($(origin TESTS),file)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --record
+endif
 	$(BIN)/python -m tests.torture.figures
 
 fuzz: $(VENV)/.fuzz

@@ -89,8 +89,18 @@ def table(figures: list[Figure]) -> str:
     for f in figures:
         met = "yes" if f.met else "**no**"
         when = f"{f.date}, {f.commit}"
-        lines.append(_line([f.test, f.promise, f.subject, f.goal, met, f.found, f"{f.n:,}", when, f"`{f.command}`"]))
+        lines.append(
+            _line([f.test, f.promise, f.subject, f.goal, met, f.found, f"{f.n:,}", when, f"`{_typed(f.command)}`"])
+        )
     return "\n".join(lines)
+
+
+def _typed(command: str) -> str:
+    """``make torture (FILE, --amount A=N)`` as it is typed."""
+    if named := re.fullmatch(r"make torture \((?P<tests>[^,]+)(, (?P<arguments>.*))?\)", command):
+        arguments = f' ARGS="{named["arguments"]}"' if named["arguments"] else ""
+        return f"make torture TESTS={named['tests']}{arguments}"
+    return command
 
 
 def _line(cells: list[str]) -> str:

@@ -32,6 +32,19 @@ def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
     assert rows(tmp_path / "none", kept) == [KILL]
 
 
+@pytest.mark.parametrize(
+    ("said", "typed"),
+    [
+        ("make torture", "make torture"),
+        ("make torture (tests/a.py)", "make torture TESTS=tests/a.py"),
+        ("make torture (tests/a.py, --amount 'b c=5')", "make torture TESTS=tests/a.py ARGS=\"--amount 'b c=5'\""),
+        ("make fuzz SECONDS=5", "make fuzz SECONDS=5"),
+    ],
+)
+def test_commands_stand_there_as_they_are_typed(said: str, typed: str) -> None:
+    assert f"| `{typed}` |" in table([replace(KILL, command=said)])
+
+
 def test_a_goal_that_was_missed_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missed = replace(KILL, goal="1 s", found="2 s", met=False)
     assert "| 1 s | **no** | 2 s |" in table([missed])
