@@ -35,6 +35,9 @@ OWN_TESTS = (
     "tests/test_walker.py",
     "tests/test_blocks.py",
     "tests/test_wire.py",
+    "tests/delivery/test_pure.py",
+    "tests/delivery/test_stock.py",
+    "tests/observe/test_metrics.py",
 )
 FAULT = 99
 """Exit code of a process in which a sanitizer found something."""
