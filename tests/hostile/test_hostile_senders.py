@@ -179,6 +179,20 @@ def test_any_depth_costs_no_memory_and_no_process(victim: Victim, way: str, dept
     NESTED.add(f"{way} {depth}")
 
 
+def test_depths_have_their_figure(campaign: bool) -> None:
+    report(
+        Figure(
+            test="T23",
+            promise="20,000 and 1,000,000 sequences in one another, of known and of undefined length",
+            goal="refused; memory ≤ 2 MiB more",
+            found="all refused within that",
+            n=NESTED.all_of({f"{way} {depth}" for way in WAYS for depth in DEPTHS}),
+            command="make torture (tests/hostile/test_hostile_senders.py)",
+        ),
+        keep=campaign,
+    )
+
+
 def test_un_of_undefined_length_nests_no_deeper(victim: Victim) -> None:
     """Its content is Implicit VR Little Endian (PS3.5 §6.2.2): a way around a limit that looks at SQ only."""
     uid = fresh_uid()

@@ -128,6 +128,7 @@ def test_full_load_in_little_memory_is_slower_and_loses_nothing(
             for sender in large:
                 sender.join(120)
             oracle.stop_sending()
+            rate = len(oracle.answered()) / seconds
             wait_for(oracle.drained, 300, "delivery of everything answered")
             highest = int((group / memory.highest).read_text())
             assert memory.killed(group) == 0
@@ -138,6 +139,7 @@ def test_full_load_in_little_memory_is_slower_and_loses_nothing(
         finally:
             router.kill()
         verdict = oracle.judge()
+    large_rate = stored * 64 * MIB / seconds / 1e6
     assert (verdict.wrong, verdict.duplicates) == (0, 0), verdict
     report(
         Figure(
@@ -145,7 +147,7 @@ def test_full_load_in_little_memory_is_slower_and_loses_nothing(
             promise="full load in 300 MB (control group): nothing is killed, nothing lost",
             goal="0 kills, 0 lost",
             found=f"0 kills, {highest / 1e6:.0f} MB at most; 0 of {verdict.deliveries:,} deliveries lost, "
-            f"beside {stored} objects of 64 MiB",
+            f"beside {stored} objects of 64 MiB; {rate:,.0f} small ones and {large_rate:,.0f} MB of those a second",
             n=verdict.answered,
             command=f"make torture (tests/torture/test_memory.py, --amount memory_seconds={seconds})",
         ),

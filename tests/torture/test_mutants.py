@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,14 +70,24 @@ def test_a_router_without_a_step_of_durability_is_found_out(tmp_path: Path, camp
 
 
 @pytest.mark.timeout(600)
-def test_without_any_sync_the_suite_fails(tmp_path: Path, amount: Callable[[str, int, int], int]) -> None:
+def test_without_any_sync_the_suite_fails(tmp_path: Path, campaign: bool) -> None:
     if why := unable("ext4"):
         cannot(why)
     libraries = glob.glob("/usr/lib/*/libeatmydata.so*")
     assert libraries, "libeatmydata is missing: sh tests/install-peers.sh"
     told = found_out(tmp_path, 3, environment={"LD_PRELOAD": libraries[0]})
     assert told, "nothing was lost without a single sync"
-    print(f"\nlibeatmydata: {told}")
+    report(
+        Figure(
+            test="T5",
+            promise="a router none of whose syncs does anything (libeatmydata) is found out by power cuts",
+            goal="found out",
+            found=told,
+            n=1,
+            command="make torture (tests/torture/test_mutants.py)",
+        ),
+        keep=campaign,
+    )
 
 
 @pytest.mark.timeout(600)
