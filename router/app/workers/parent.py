@@ -122,7 +122,12 @@ class Parent:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._keep(member)) for member in self.members]
         serving = loop.create_task(self._all_serve(admin))
-        await asyncio.wait(self._tasks)
+        _, others = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if others and not self.stopping.is_set():
+            # A fault of ours while keeping one: without its keeper it would not be started again, and nobody told.
+            self._stop_all(2 * self.config.shutdown_grace + KILL_AFTER)
+        if others:
+            await asyncio.wait(others)
         serving.cancel()
         for task in self._tasks:
             task.result()
@@ -186,8 +191,14 @@ class Parent:
         try:
             if self.stopping.is_set():
                 member.signal(signal.SIGTERM)
-            with suppress(ConnectionError):
+            try:
                 await process.communicate(errand.encode())
+            except (
+                ConnectionError,
+                RuntimeError,
+            ):  # the latter is uvloop's, of one that was gone before the first byte
+                with suppress(ProcessLookupError):
+                    process.kill()  # it has no errand
             code = await process.wait()
         finally:
             loop.remove_reader(ready)

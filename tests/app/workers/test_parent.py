@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from router.app.config import Config, load_config
 from router.app.workers import parent as module
@@ -112,6 +115,56 @@ async def test_crashes_are_answered_with_new_starts_until_told_to_end(
     async with asyncio.timeout(20):
         assert await running == 0
     os.close(take_lock(config.data_dir / "spool"))
+
+
+def test_one_that_is_gone_before_it_has_its_errand_is_started_again(
+    config: Config, workers: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers("serve()\nwait()")
+    create = asyncio.create_subprocess_exec
+    started: list[int] = []
+
+    async def gone_at_once(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await create(*arguments, **options)
+        started.append(process.pid)
+        if len(started) == 4:
+            process.kill()
+            await process.wait()
+        return process
+
+    async def run() -> None:
+        parent = Parent(config)
+        running = asyncio.create_task(parent.run())
+        await until(lambda: parent._started)
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", gone_at_once)
+        started.extend([0, 0])
+        for number in (1, 2):
+            parent.members[1].signal(signal.SIGKILL)
+            await until(lambda number=number: parent.members[1].restarts >= number)  # type: ignore[misc]
+            await until(lambda: parent.members[1].state == "serving")
+        assert len(started) >= 5, "the second start failed, another followed"
+        parent._terminate()
+        async with asyncio.timeout(20):
+            assert await running == 0
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+async def test_a_keeper_that_fails_ends_the_router_instead_of_leaving_its_worker_away(
+    config: Config, workers: Callable[[str], None]
+) -> None:
+    workers("serve()\nif index == 1:\n time.sleep(0.3)\n sys.exit(5)\nwait()")
+    parent = Parent(config)
+
+    def faulty() -> None:
+        raise KeyError("a bug")
+
+    parent.members[1].waits = faulty  # type: ignore[method-assign]
+    with pytest.raises(KeyError):
+        async with asyncio.timeout(20):
+            await parent.run()
+    assert parent.members[0].pid is None, "the others were stopped first"
 
 
 async def test_a_worker_that_does_not_end_is_killed(
