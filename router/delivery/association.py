@@ -38,6 +38,8 @@ class LaneAssociation:
         self._opened_at = 0.0
         self._retiring = False
         self._pumping = False
+        self._alone = False
+        """Nothing is sent behind what is in flight: it may end the association."""
         self._releasing = False
         self._release_task: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -155,7 +157,7 @@ class LaneAssociation:
     def pump(self) -> None:
         """Send as long as there is something to send and room for it."""
         sender, lane = self._sender, self._lane
-        if sender is None or self._pumping:
+        if sender is None or self._pumping or (self._alone and self._in_flight):
             return
         stock, in_flight, answered = lane.stock, self._in_flight, self._answered
         self._pumping = True
@@ -174,6 +176,9 @@ class LaneAssociation:
                     continue
                 in_flight[delivery.id] = delivery
                 sender.store(info, lane.spool.source(delivery)).add_done_callback(partial(answered, delivery))
+                self._alone = lane.leaves_alone(delivery)
+                if self._alone:
+                    break
                 if self._delivered >= MOST_INSTANCES or self._loop.time() - self._opened_at > MOST_SECONDS:
                     self._retiring = True
         finally:
@@ -266,7 +271,7 @@ class LaneAssociation:
 
     def _after_close(self, judgement) -> None:  # type: ignore[no-untyped-def]
         if judgement is not None:
-            self._lane.association_died(judgement)
+            self._lane.association_died(judgement, self._head)
         self._finish()
 
     def _finish(self, *, kick: bool = True) -> None:

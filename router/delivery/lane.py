@@ -49,6 +49,9 @@ PREFETCH = 32
 STRIKES = 3
 SUSPECT_WAIT = 30.0
 """Seconds after which an object that may have killed an association is tried although others wait."""
+SUSPECT_REST = 5.0
+"""Seconds before one that has killed two is tried again: others' need not rest for it."""
+KILLERS_REMEMBERED = 256
 MISCONFIGURED_FIRST = 60.0
 LOCAL_WAIT = 60.0
 """Seconds after which an object is tried again that could not be read from the spool, for reasons of ours."""
@@ -125,6 +128,10 @@ class Lane:
         self._waiting = self.stock.waiting
         self._suspects = self.stock.suspects
         self._strikes: dict[int, int] = {}
+        self._killers: dict[int, None] = {}
+        """Deliveries on which ``STRIKES`` associations died: they are sent alone also when they are tried again."""
+        self._blamed: int | None = None
+        """On which the last association died that had delivered nothing; None: something was delivered since."""
         self._reserved = 0
         """Places of what is on its way here from the spool, ..."""
         self._asked = 0
@@ -325,7 +332,8 @@ class Lane:
         while (
             self.may_send
             and len(self._associations) < self.concurrency.allowed
-            and len(stock) > sum(association.soon for association in self._associations)
+            and len(self._waiting) + (self._due_suspect() is not None)
+            > sum(association.soon for association in self._associations)
         ):
             association = LaneAssociation(self)
             self._associations[association] = None
@@ -356,13 +364,37 @@ class Lane:
         stock = self.stock
         if self._closing or (self.state != "up" and (self.state != "probing" or stock.in_flight)):
             return None
-        if self._suspects and alone:
-            since, delivery = self._suspects[0]
-            if self.loop.time() - since > SUSPECT_WAIT or not len(self._waiting):
-                self._suspects.popleft()
-                stock.take_off(delivery)
-                return delivery
+        if self._suspects and alone and (index := self._due_suspect()) is not None:
+            _, delivery = self._suspects[index]
+            del self._suspects[index]
+            stock.take_off(delivery)
+            return delivery
         return stock.next(alone, self._loading)  # whoever reads what is loading kicks
+
+    def _due_suspect(self) -> int | None:
+        """Where the first one stands whose turn it is: when nothing else waits, or it has for long. Never to find out
+        whether the destination is back, while there is another to ask with."""
+        others = len(self._waiting)
+        if others and self.state != "up":
+            return None
+        now = self.loop.time()
+        for index, (since, delivery) in enumerate(self._suspects):
+            waited = now - since
+            if others:
+                if waited > SUSPECT_WAIT:
+                    return index
+            elif waited >= SUSPECT_REST or self._strikes.get(delivery.id, 0) <= 1:
+                return index
+        return None
+
+    def leaves_alone(self, delivery: Delivery) -> bool:
+        """Associations have died on it: nothing is sent behind it before its answer."""
+        return delivery.id in self._strikes or delivery.id in self._killers
+
+    def _suspect(self, delivery: Delivery) -> None:
+        self._suspects.append((self.loop.time(), delivery))
+        if self._strikes.get(delivery.id, 0) > 1:
+            self.loop.call_later(SUSPECT_REST, self.kick)
 
     def put_back(self, delivery: Delivery) -> None:
         """Not sent, through no fault of its own: it is the next again."""
@@ -393,7 +425,10 @@ class Lane:
         pair = (info.sop_class, info.transfer_syntax)
         if pair != self._last_pair:
             self._remember(pair)
-        self.stock.put(delivery)
+        if self._killers and delivery.id in self._killers:
+            self._suspect(delivery)
+        else:
+            self.stock.put(delivery)
 
     def _remember(self, pair: Pair) -> None:
         self._last_pair = pair
@@ -507,11 +542,14 @@ class Lane:
             self._conclude(delivery, judgement, None)
             return
         strikes = self._strikes[delivery.id] = self._strikes.get(delivery.id, 0) + 1
-        if strikes >= STRIKES:
+        if strikes >= STRIKES or delivery.id in self._killers:
+            self._killers[delivery.id] = None
+            if len(self._killers) > KILLERS_REMEMBERED:
+                del self._killers[next(iter(self._killers))]
             self._conclude(delivery, judgement, None)
             return
         self.stock.land(delivery)
-        self._suspects.append((self.loop.time(), delivery))
+        self._suspect(delivery)
         self.stock.keep_next(delivery)
         self.metrics.outcome(OutcomeKind.RETRY)
 
@@ -546,6 +584,9 @@ class Lane:
             info = delivery.instance
             self.metrics.delivered(info.size, max(0.0, time.time() - info.received))
             self.concurrency.succeeded()
+            self._blamed = None
+            if self._killers:
+                self._killers.pop(delivery.id, None)
             if self._failures or self.state == "probing":
                 self._is_back()
         elif meaning in (Meaning.BUSY, Meaning.DOWN, Meaning.MISCONFIGURED):
@@ -634,8 +675,17 @@ class Lane:
             return
         self.rest(judgement)
 
-    def association_died(self, judgement: Judgement) -> None:
-        """It ended before it had delivered anything."""
+    def association_died(self, judgement: Judgement, head: int | None) -> None:
+        """It ended before it had delivered anything.
+
+        Args:
+            head: The delivery that the destination should have answered, if there was one.
+        """
+        blamed, self._blamed = self._blamed, head
+        if head is not None and self.state == "up":
+            known = head in self._killers or self._strikes.get(head, 0) > 1
+            if known or blamed in (None, head):
+                return  # it may be this object alone: others need not rest for it
         self.rest(Judgement(Meaning.DOWN, judgement.reason))
 
     def rest(self, judgement: Judgement) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -239,7 +240,11 @@ async def test_after_the_last_attempt_it_is_a_dead_letter() -> None:
     await bench.close()
 
 
-async def test_an_object_that_kills_associations_is_charged_after_three_and_the_others_arrive() -> None:
+@pytest.mark.parametrize("first", [True, False], ids=["the first of all", "after others"])
+async def test_an_object_that_kills_associations_is_charged_after_three_and_others_need_not_wait(
+    monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    monkeypatch.setattr(lane_module, "SUSPECT_REST", 0.05)
     bad = delivery()
 
     def answer(info: InstanceInfo) -> Any:
@@ -247,18 +252,62 @@ async def test_an_object_that_kills_associations_is_charged_after_three_and_the_
 
     bench = Bench(answer=answer)
     others = [delivery() for _ in range(5)]
-    bench.owe(others[0], bad, *others[1:])
-
-    def helped() -> bool:
-        if bench.lane.state == "resting":
-            bench.lane.resume()
-        return len(bench.ledger.outcomes) == 6
-
-    await bench.until(helped)
+    bench.owe(*([bad, others[0]] if first else [others[0], bad]), *others[1:])
+    await bench.until(lambda: len(bench.ledger.outcomes) == 6)
+    assert bench.lane.state == "up"
+    assert False not in bench.changes, "it never rested"
+    assert [outcome.kind.value for outcome in bench.ledger.outcomes] == ["delivered"] * 5 + ["retry"]
     assert bench.ledger.kinds() == {"delivered": 5, "retry": 1}
     assert bench.sent.count(bad.id) == 3
     assert all(bench.sent.count(other.id) == 1 for other in others)
     assert bench.lane.window == 0
+    await bench.close()
+
+
+async def test_what_has_killed_three_associations_is_sent_alone_when_it_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane_module, "SUSPECT_REST", 0.05)
+    bad = delivery()
+    bench = Bench(
+        max_associations=1,
+        answer=lambda info: AssociationAborted("connection lost") if info.id == bad.id else 0x0000,
+    )
+    bench.owe(bad)
+    await bench.until(lambda: bench.ledger.outcomes)
+    bench.answer = lambda info: None
+    again, others = replace(bad, attempts=1), [delivery() for _ in range(3)]
+    bench.owe(again, *others)
+    await bench.until(lambda: len(bench.senders[-1].waiting) == 1)
+    bench.senders[-1].window = 4
+    bench.lane.kick()
+    for other in others:
+        await bench.until(lambda other=other: other.id in bench.senders[-1].waiting, "those before it")  # type: ignore[misc]
+    assert bad.id not in bench.senders[-1].waiting
+    for other in others:
+        bench.senders[-1]._respond(other.id, 0x0000)
+    await bench.until(lambda: bad.id in bench.senders[-1].waiting)
+    bench.owe(more := delivery())
+    bench.lane.kick()
+    await bench.until(lambda: bench.lane.waiting == 1)
+    assert list(bench.senders[-1].waiting) == [bad.id], "nothing is sent behind it"
+    bench.senders[-1]._respond(bad.id, AssociationAborted("connection lost"))
+    bench.answer = lambda info: 0x0000
+    await bench.until(lambda: bench.ledger.outcomes[-1].delivery_id == more.id)
+    assert bench.lane.state == "up"
+    assert bench.ledger.kinds() == {"delivered": 4, "retry": 2}, "charged at once this time"
+    await bench.close()
+
+
+async def test_a_destination_that_ends_associations_on_whatever_it_gets_rests() -> None:
+    bench = Bench(max_associations=1, answer=lambda info: AssociationAborted("connection lost"))
+    bench.owe(*(delivery() for _ in range(5)))
+    await bench.until(lambda: bench.lane.state == "resting")
+    assert len(bench.sent) == 2, "two of them"
+    assert bench.ledger.outcomes == []
+    bench.lane._on_timer()
+    await bench.until(lambda: bench.lane.state == "resting")
+    assert len(set(bench.sent)) == 3, "another one is asked with"
     await bench.close()
 
 

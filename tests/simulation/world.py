@@ -316,7 +316,7 @@ class World:
                 if (version.id, peer.name) not in self.given_up and version.checksum not in here:
                     self._wrong(f"{peer.name} never got object {version.id}")
             whole = all((version.id, peer.name) not in self.given_up for version in mine)
-            if here and whole and (sop, peer.name) not in self.poisoned and here[-1] != mine[-1].checksum:
+            if here and mine and whole and (sop, peer.name) not in self.poisoned and here[-1] != mine[-1].checksum:
                 self._wrong(f"{peer.name} got an older version of {sop} last")
         if arrived:
             self._wrong(f"{peer.name} got objects that nobody sent")

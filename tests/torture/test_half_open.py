@@ -34,6 +34,9 @@ SHORT = (
     "".join(f"{name} = {SILENCE}\n" for name in ("rate_window", "idle_timeout", "handshake_timeout", "artim_timeout"))
     + "object_memory = 65536\n"
 )
+OWN_DEADLINES = 75.0
+"""Seconds after which a place is free again with the product's own deadlines: a sender is too slow after the second
+window of 30 s, as the first was not empty; a connection is lost when nothing was acknowledged for 60 s."""
 DEADLINES = f"response_timeout = {SILENCE}\nconnect_timeout = {SILENCE}\nacse_timeout = {SILENCE}\n"
 EVERYTHING = '[[rule]]\nname = "everything"\nto = ["vanishing", "steady"]\n'
 
@@ -107,6 +110,54 @@ def test_a_sender_that_vanishes_within_an_object_leaves_nothing_and_keeps_nobody
     )
 
 
+@pytest.mark.timeout(900)
+def test_a_vanished_sender_is_noticed_by_the_products_own_deadlines(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
+) -> None:
+    count = amount("half_open_by_default", 0, 8)
+    if not count:
+        pytest.skip("only in a campaign")
+    whole = messages("2.25.1", 200_000)
+    ends = stages(count, len(whole))
+    with WireSink(keep=False) as sink, ExitStack() as stack:
+        router = RouterProcess(tmp_path / "router", {"archive": f"dicom://SINK@127.0.0.1:{sink.port}"})
+        with router:
+            wait_for(lambda: associated(router) == 0, 20, "quiet")
+            before = descriptors(router)
+            senders = [stack.enter_context(closing(WireSender(router.port, (CT, EXPLICIT)))) for _ in ends]
+            wait_for(lambda: associated(router) == len(ends), 20, "all to be associated")
+            for sender, end in zip(senders, ends, strict=True):
+                sender.connection.sendall(whole[:end])
+            with cut_off(router.port):
+                took = free_again(router, "in")
+                wait_for(lambda: descriptors(router) <= before, 30, "all descriptors to be given back")
+            wait_for(lambda: segments(router) <= SpoolSettings().spare_segments, 10, "only spare segments to be left")
+            assert router.metric("dicom_router_instances_received_total") == 0
+            data = encode(synthetic(size=200_000, sop_instance="2.25.1"))
+            with closing(WireSender(router.port, (CT, EXPLICIT))) as returned:
+                assert returned.store("2.25.1", data) == 0
+            wait_for(lambda: sink.digests == [sha256(data)], 30, "the object, once it is sent whole")
+    report(
+        Figure(
+            test="T18",
+            promise="half-open, no deadline configured: senders that vanish within an object",
+            goal=f"places free ≤ {OWN_DEADLINES:.0f} s after it; 0 descriptors or partial objects left",
+            found=f"free after {took:.1f} s; 0 left; the object arrived when it was sent again",
+            n=len(ends),
+            command=f"make torture (tests/torture/test_half_open.py, --amount half_open_by_default={count})",
+        ),
+        keep=campaign,
+    )
+
+
+def free_again(router: RouterProcess, direction: str) -> float:
+    """Seconds from now until no association of this direction is left."""
+    began = time.monotonic()
+    open_ = partial(router.metric, "dicom_router_associations", direction=direction)
+    wait_for(lambda: open_() == 0, OWN_DEADLINES, f"the end of every association ({direction})")
+    return time.monotonic() - began
+
+
 def arrives(sink: WireSink, data: bytes, seconds: float) -> None:
     digest = sha256(data)
     wait_for(lambda: digest in sink.digests, seconds, "an object to arrive")
@@ -177,6 +228,62 @@ def test_a_destination_that_vanishes_within_an_object_gets_it_later_and_the_othe
             found=f"0 lost, 0 dead letters; delivered {max(late):.1f} s after the return at most",
             n=count,
             command=f"make torture (tests/torture/test_half_open.py, --amount vanished={count})",
+        ),
+        keep=campaign,
+    )
+
+
+@pytest.mark.timeout(900)
+def test_a_vanished_destination_is_noticed_by_the_products_own_deadlines(
+    tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
+) -> None:
+    """Each of several at another byte of one object; the last has all of it but the end of the last fragment."""
+    count = amount("vanished_by_default", 0, 6)
+    if not count:
+        pytest.skip("only in a campaign")
+    data = encode(synthetic(size=4_000_000, sop_instance="2.25.1"))
+    digest = sha256(data)
+    with ExitStack() as stack:
+        sinks = [PulledCable() for _ in range(count)]
+        for number, sink in enumerate(sinks, 1):
+            stack.callback(sink.close)
+            sink.arm(len(data) * number // count - 1)
+        urls = {f"d{number}": f"dicom://SINK@127.0.0.1:{sink.port}" for number, sink in enumerate(sinks)}
+        router = stack.enter_context(RouterProcess(tmp_path / "router", urls))
+        with closing(WireSender(router.port, (CT, EXPLICIT))) as sender:
+            assert sender.store("2.25.1", data) == 0
+        for sink in sinks:
+            assert sink.reached.wait(30)
+        wait_for(
+            lambda: router.metric("dicom_router_associations", direction="out") == count, 10, "all to be under way"
+        )
+        with ExitStack() as cables:
+            for sink in sinks:
+                cables.enter_context(cut_off(sink.port))
+            for sink in sinks:
+                sink.pulled.set()
+            took = free_again(router, "out")
+            had = [sink.digests.count(digest) for sink in sinks]  # without an answer that came through
+            assert router.metric("dicom_router_deliveries_total", outcome="delivered") == 0
+        healed = time.monotonic()
+        wait_for(
+            lambda: all(sink.digests.count(digest) > before for sink, before in zip(sinks, had, strict=True)),
+            60,
+            "the object at each of them",
+        )
+        late = time.monotonic() - healed
+        wait_for(lambda: router.metric("dicom_router_queue_depth") == 0, 30, "an empty queue")
+        assert router.metric("dicom_router_deliveries_total", outcome="delivered") == count
+        assert router.metric("dicom_router_dead_letters") == 0
+        assert router.stop() == 0
+    report(
+        Figure(
+            test="T18",
+            promise="half-open, no deadline configured: destinations that vanish within an object",
+            goal=f"associations free ≤ {OWN_DEADLINES:.0f} s after it; the object delivered after the return",
+            found=f"free after {took:.1f} s; delivered {late:.1f} s after the return; 0 dead letters",
+            n=count,
+            command=f"make torture (tests/torture/test_half_open.py, --amount vanished_by_default={count})",
         ),
         keep=campaign,
     )

@@ -193,12 +193,10 @@ class Parent:
                 member.signal(signal.SIGTERM)
             try:
                 await process.communicate(errand.encode())
-            except (
-                ConnectionError,
-                RuntimeError,
-            ):  # the latter is uvloop's, of one that was gone before the first byte
+            except (ConnectionError, RuntimeError):
+                # The latter is uvloop's, of one that was gone before the first byte. It has no errand.
                 with suppress(ProcessLookupError):
-                    process.kill()  # it has no errand
+                    process.kill()
             code = await process.wait()
         finally:
             loop.remove_reader(ready)
