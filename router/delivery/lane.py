@@ -722,6 +722,7 @@ class Lane:
             self.kick()
 
     def _probe(self) -> None:
+        self._waiting.age()  # what came meanwhile is late too, and what comes now does not wait behind it
         self._set_state("probing", self.reason)
         self.concurrency.probe()
 

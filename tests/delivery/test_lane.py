@@ -144,6 +144,25 @@ async def test_after_a_rest_all_that_waited_is_late_and_in_its_order() -> None:
     await bench.close()
 
 
+async def test_what_comes_during_a_rest_is_late_when_it_ends() -> None:
+    bench = Bench(max_associations=1)
+    bench.opening = lambda: DeliveryError("cannot connect: Connection refused")
+    bench.owe(delivery())
+    await bench.until(lambda: bench.lane.state == "resting")
+    waited = await offered(bench, 3)
+    assert bench.lane.state == "resting"
+    bench.opening = lambda: None
+    bench.answer = lambda info: None
+    bench.lane.resume()
+    await bench.until(lambda: bench.sent)
+    (fresh,) = await offered(bench, 1)
+    bench.answer = lambda info: 0x0000
+    bench.senders[-1]._respond(bench.sent[0], 0x0000)
+    await bench.until(lambda: len(bench.ledger.outcomes) == 5)
+    assert bench.sent[1:] == [fresh.id, *(one.id for one in waited)]
+    await bench.close()
+
+
 async def test_while_a_destination_rests_what_comes_waits_behind_the_backlog_in_the_ledger() -> None:
     bench = Bench()
     bench.opening = lambda: DeliveryError("cannot connect: Connection refused")
