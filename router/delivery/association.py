@@ -166,6 +166,11 @@ class LaneAssociation:
                 delivery = lane.take(not in_flight)
                 if delivery is None:
                     break
+                killer = lane.has_killed(delivery)
+                if killer and self._delivered:
+                    lane.put_off(delivery)
+                    self.retire()  # it gets an association of its own
+                    break
                 info = delivery.instance
                 if not sender.accepts(info):
                     if not sender.proposed(info):
@@ -177,6 +182,8 @@ class LaneAssociation:
                 in_flight[delivery.id] = delivery
                 sender.store(info, lane.spool.source(delivery)).add_done_callback(partial(answered, delivery))
                 self._alone = lane.leaves_alone(delivery)
+                if killer:
+                    self._retiring = True
                 if self._alone:
                     break
                 if self._delivered >= MOST_INSTANCES or self._loop.time() - self._opened_at > MOST_SECONDS:

@@ -391,6 +391,16 @@ class Lane:
         """Associations have died on it: nothing is sent behind it before its answer."""
         return delivery.id in self._strikes or delivery.id in self._killers
 
+    def has_killed(self, delivery: Delivery) -> bool:
+        """``STRIKES`` associations died on it, and it is tried again."""
+        return bool(self._killers) and delivery.id in self._killers
+
+    def put_off(self, delivery: Delivery) -> None:
+        """Taken, and not sent here: it is the next for another association."""
+        self.stock.land(delivery)
+        self._suspects.appendleft((self.loop.time() - SUSPECT_WAIT - 1, delivery))
+        self.stock.keep_next(delivery)
+
     def _suspect(self, delivery: Delivery) -> None:
         self._suspects.append((self.loop.time(), delivery))
         if self._strikes.get(delivery.id, 0) > 1:
