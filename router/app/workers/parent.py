@@ -46,6 +46,8 @@ LOCK_WAIT = 10.0
 FIRST_WAIT = 0.2
 """Seconds before a crashed worker is started again; doubled with each crash in a row."""
 LONGEST_WAIT = 30.0
+LONGEST_ALONE = 1.0
+"""The same, while no other worker serves: nobody would take anything meanwhile."""
 STEADY = 60.0
 """Seconds of service after which a crash is the first of a row again."""
 SILENT = 60.0
@@ -158,11 +160,22 @@ class Parent:
                 wait = FIRST_WAIT
             self.log.error("a worker ended, it is started again", worker=member.index, code=code, wait=wait)
             member.waits()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), wait)
+            if await self._stopped_within(wait):
                 return
             wait = min(wait * 2, LONGEST_WAIT)
             member.restarts += 1
+
+    async def _stopped_within(self, wait: float) -> bool:
+        """Waits so many seconds, or until all are to stop; shorter while no worker serves."""
+        begun = time.monotonic()
+        while not self.stopping.is_set():
+            serves = any(member.state == "serving" for member in self.members)
+            left = begun + (wait if serves else min(wait, LONGEST_ALONE)) - time.monotonic()
+            if left <= 0:
+                return False
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), min(left, FIRST_WAIT))
+        return True
 
     async def _run_once(self, member: Member) -> int:
         """One process from its beginning to its end; gives its exit code, as ``supervisor`` has them."""

@@ -117,6 +117,25 @@ async def test_crashes_are_answered_with_new_starts_until_told_to_end(
     os.close(take_lock(config.data_dir / "spool"))
 
 
+async def test_while_no_worker_serves_none_waits_long_for_its_next_start(
+    config: Config, workers: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers("serve()\nwait()")
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(module, "LONGEST_ALONE", 0.3)
+    parent = Parent(config)
+    assert not await parent._stopped_within(600)
+    running = asyncio.create_task(parent.run())
+    await until(lambda: parent._started)
+    waiting = asyncio.create_task(parent._stopped_within(600))
+    await asyncio.wait([waiting], timeout=1)
+    assert not waiting.done(), "another one serves"
+    parent._terminate()
+    async with asyncio.timeout(20):
+        assert await waiting
+        assert await running == 0
+
+
 def test_one_that_is_gone_before_it_has_its_errand_is_started_again(
     config: Config, workers: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
