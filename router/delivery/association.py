@@ -39,7 +39,7 @@ class LaneAssociation:
         self._retiring = False
         self._pumping = False
         self._alone = False
-        """Nothing is sent behind what is in flight: it may end the association."""
+        """It is for one object, on which others have ended."""
         self._releasing = False
         self._release_task: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -157,7 +157,7 @@ class LaneAssociation:
     def pump(self) -> None:
         """Send as long as there is something to send and room for it."""
         sender, lane = self._sender, self._lane
-        if sender is None or self._pumping or (self._alone and self._in_flight):
+        if sender is None or self._pumping:
             return
         stock, in_flight, answered = lane.stock, self._in_flight, self._answered
         self._pumping = True
@@ -166,8 +166,8 @@ class LaneAssociation:
                 delivery = lane.take(not in_flight)
                 if delivery is None:
                     break
-                killer = lane.has_killed(delivery)
-                if killer and self._delivered:
+                alone = lane.leaves_alone(delivery)
+                if alone and self._delivered:
                     lane.put_off(delivery)
                     self.retire()  # it gets an association of its own
                     break
@@ -181,10 +181,8 @@ class LaneAssociation:
                     continue
                 in_flight[delivery.id] = delivery
                 sender.store(info, lane.spool.source(delivery)).add_done_callback(partial(answered, delivery))
-                self._alone = lane.leaves_alone(delivery)
-                if killer:
-                    self._retiring = True
-                if self._alone:
+                if alone:
+                    self._alone = self._retiring = True
                     break
                 if self._delivered >= MOST_INSTANCES or self._loop.time() - self._opened_at > MOST_SECONDS:
                     self._retiring = True
@@ -270,7 +268,7 @@ class LaneAssociation:
         lane = self._lane
         lane.metrics.association_closed()
         error = closed.result()
-        died = error is not None and not self._delivered and not self._retiring
+        died = error is not None and not self._delivered and (not self._retiring or self._alone)
         self._sender = None
         # Futures of what was in flight have their errors already and are handled in this turn of the loop; then it is
         # over.

@@ -388,12 +388,8 @@ class Lane:
         return None
 
     def leaves_alone(self, delivery: Delivery) -> bool:
-        """Associations have died on it: nothing is sent behind it before its answer."""
+        """Associations have died on it: it gets one of its own."""
         return delivery.id in self._strikes or delivery.id in self._killers
-
-    def has_killed(self, delivery: Delivery) -> bool:
-        """``STRIKES`` associations died on it, and it is tried again."""
-        return bool(self._killers) and delivery.id in self._killers
 
     def put_off(self, delivery: Delivery) -> None:
         """Taken, and not sent here: it is the next for another association."""

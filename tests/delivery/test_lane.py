@@ -327,6 +327,11 @@ async def test_a_destination_that_ends_associations_on_whatever_it_gets_rests() 
     bench.lane._on_timer()
     await bench.until(lambda: bench.lane.state == "resting")
     assert len(set(bench.sent)) == 3, "another one is asked with"
+    for _ in range(3):
+        bench.lane._on_timer()
+        await bench.until(lambda: bench.lane.state == "resting")
+    assert len(bench.sent) == 6, "one for each time, also when all of them are suspects"
+    assert bench.ledger.outcomes == []
     await bench.close()
 
 
