@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from router.ul.association import AssociationSettings
 from router.ul.pdus import AssociateRequest, ProposedContext
 from tests.net.doubles import CT, EXPLICIT, LISTENER, Node, RecordingLog
 from tests.support.authority import Authority
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems name these options otherwise")
 
 REQUEST = AssociateRequest(called_ae="ROUTER", calling_ae="US", contexts=(ProposedContext(1, CT, (EXPLICIT,)),))
 SETTINGS = AssociationSettings(acse_timeout=5, release_timeout=5, artim_timeout=5, idle_timeout=None)

@@ -30,6 +30,7 @@ SHORT_RUN = {
     "sanitize/test_sanitizers.py": 2,
     "support/seen.py": 1,  # the figure of cases that ran in several processes
     "torture/test_clock.py": 4,
+    "torture/test_half_open.py": 2,
     "torture/test_strict_model.py": 1,
 }
 """Tests that only a campaign takes the time for: how many, by file."""

@@ -394,8 +394,8 @@ def test_connections_share_the_rate_of_the_link_and_are_reset_with_it() -> None:
             with pytest.raises(ConnectionResetError):
                 near.recv(1)
         with (
-            socket.create_connection(("127.0.0.1", link.port), timeout=20) as near,
             pytest.raises(ConnectionResetError),
+            socket.create_connection(("127.0.0.1", link.port), timeout=20) as near,
         ):
             near.recv(1)
 
