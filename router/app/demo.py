@@ -155,6 +155,7 @@ async def _show(folder: Path) -> int:
     try:
         rows = await _send(router.listeners[0].port, _samples())
         deadline = time.monotonic() + 30
+        await router.ledger.flush()  # it follows the answers; before, it may not know of what it owes
         while any(count for count, _ in router.ledger.counts.open.values()) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         same, copies = _table(rows, archives, say)
