@@ -147,6 +147,7 @@ class GrowingStoredData:
         """
         data = self._data
         hasher = xxhash.xxh3_128()
+        chunk: Buffer
         number = -1  # of the next chunk in memory; -1 while what comes next is read from the segment
         while True:
             self._check()
@@ -167,11 +168,11 @@ class GrowingStoredData:
                 if number < 0:
                     number = data.first
                 if number - data.first < len(data.recent):
-                    kept = data.recent[number - data.first]
+                    chunk = data.recent[number - data.first]
                     number += 1
-                    hasher.update(kept)
-                    self.given += len(kept)
-                    yield kept
+                    hasher.update(chunk)
+                    self.given += len(chunk)
+                    yield chunk
                     continue
             self._waiter = data.loop.create_future()
             await self._waiter

@@ -176,8 +176,10 @@ class StoredData:
         except OSError as error:
             raise SpoolError(f"cannot read the spool: {error.strerror}") from error
         end = at + info.size
-        reading: Future[memoryview] | None = executor.submit(piece, at, info.size) if info.size else None
+        reading: Future[memoryview] | None = None
         try:
+            if info.size:
+                reading = executor.submit(piece, at, info.size)
             while reading is not None:
                 data = await asyncio.wrap_future(reading)
                 at += len(data)

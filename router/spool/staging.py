@@ -3,9 +3,10 @@
 A group is assembled in an aligned buffer that is used again and again, and written with O_DIRECT. Through the page
 cache every group takes new pages, whose allocation on a busy machine costs more than ten times as much CPU as the copy
 made here (figures in ``spool``), and the sync then still has all of it to write. Records are nearly always sent from
-memory, so the pages would have helped nobody.
+memory, so the pages would have helped nobody. What is large and is read back after all is read once, into memory that
+is used again.
 
-A file system that refuses O_DIRECT gets the same writes through its cache.
+A file system that refuses O_DIRECT gets the same writes and reads through its cache.
 """
 
 from __future__ import annotations
