@@ -18,10 +18,11 @@ import json
 import random
 import socket
 import struct
-import subprocess
 import sys
 from collections import deque
 from dataclasses import asdict, dataclass
+
+from tests.support.told import Told
 
 PIECE = 65536
 UNDER_WAY = 1 << 20
@@ -199,49 +200,19 @@ async def main(upstream: int) -> None:
         connection.reset()
 
 
-class Proxy:
+class Proxy(Told):
     """A running proxy in front of ``upstream``; leave the ``with`` block and it has ended."""
 
     def __init__(self, upstream: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.proxy", str(upstream)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.port = int(self._line().split()[1])
+        super().__init__("tests.support.proxy", upstream)
+        self.port = self.ready()
 
     def behave(self, *, to: Manner = PASS, back: Manner = PASS) -> None:
         """These manners are in force when it returns."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"to": asdict(to), "back": asdict(back)}) + "\n")
-        self._process.stdin.flush()
-        assert self._line() == "ok\n"
+        self.tell(json.dumps({"to": asdict(to), "back": asdict(back)}))
 
     def heal(self) -> None:
         self.behave()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the proxy has ended"
-        return line
-
-    def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
-
-    def __enter__(self) -> Proxy:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 if __name__ == "__main__":

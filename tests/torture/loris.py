@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import selectors
 import socket
-import subprocess
 import sys
 import time
+
+from tests.support.told import Told
 
 PARTS = 20
 """Shares of the connections that say their byte at the same moment."""
 
 
-class Loris:
+class Loris(Told):
     """The process, seen from the test.
 
     Args:
@@ -29,33 +30,17 @@ class Loris:
 
     def __init__(self, sockets: list[socket.socket], message: bytes, pace: float) -> None:
         numbers = [one.fileno() for one in sockets]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.loris", message.hex(), str(pace), *map(str, numbers)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            pass_fds=numbers,
-        )
+        super().__init__("tests.torture.loris", message.hex(), pace, *numbers, pass_fds=numbers)
         for one in sockets:
             one.close()
 
     @property
     def left(self) -> int:
         """How many the router has not closed."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        return int(self.ask(""))
 
     def all_closed(self) -> bool:
         return self.left == 0
-
-    def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self._process.wait(10)
 
 
 def main() -> None:

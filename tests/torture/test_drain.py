@@ -26,7 +26,6 @@ import contextlib
 import random
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from router.model import Destination
 from tests.support.objects import encode, synthetic
 from tests.support.peers import wait_for
 from tests.support.router_process import RouterProcess
+from tests.support.told import Told
 from tests.support.wire import WireSender
 from tests.torture.books import Page
 from tests.torture.figures import Figure, report
@@ -159,43 +159,12 @@ async def serve(upstream: int, rate: float) -> None:
     await wire.turn(down=True)
 
 
-class Link:
+class Link(Told):
     """A running link to ``upstream``; leave the ``with`` block and it has ended."""
 
     def __init__(self, upstream: int, rate: float = RATE) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.test_drain", str(upstream), str(rate)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.port = int(self._line().split()[1])
-
-    def turn(self, state: str) -> None:
-        """``down`` or ``up``; in force when it returns."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{state}\n")
-        self._process.stdin.flush()
-        assert self._line() == "ok\n"
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the link has ended"
-        return line
-
-    def __enter__(self) -> Link:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
+        super().__init__("tests.torture.test_drain", upstream, rate)
+        self.port = self.ready()
 
 
 # The measurement --------------------------------------------------------------------------------------------
@@ -322,7 +291,7 @@ class Bench:
             tried_since: The router has tried in vain once more after the last of them had come.
         """
         before = self._rested()
-        self.link.turn("down")
+        self.link.tell("down")
         backlog = self.store(1)
         self._wait_for_rest(before + 1)
         for _ in range(2):  # the rest is long enough then for all that comes
@@ -331,7 +300,7 @@ class Bench:
         if tried_since:
             self._try_in_vain()
         assert not self.have_arrived(backlog[:1])
-        self.link.turn("up")
+        self.link.tell("up")
         self._try()
         return backlog
 
@@ -390,7 +359,7 @@ def test_connections_share_the_rate_of_the_link_and_are_reset_with_it() -> None:
         assert [one.result(30) for one in reading] == [size, size]
         assert 0.24 <= time.monotonic() - started < 5
         with socket.create_connection(("127.0.0.1", link.port), timeout=20) as near:
-            link.turn("down")
+            link.tell("down")
             with pytest.raises(ConnectionResetError):
                 near.recv(1)
         with (

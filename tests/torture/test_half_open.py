@@ -68,6 +68,19 @@ def stages(count: int, length: int) -> list[int]:
     return sorted({0, 5, 90, length - 1, *(length * step // count for step in range(1, count))})
 
 
+def send_parts(router: RouterProcess, stack: ExitStack, whole: bytes, ends: list[int]) -> None:
+    """So much of a message each, on associations that stay open."""
+    senders = [stack.enter_context(closing(WireSender(router.port, (CT, EXPLICIT)))) for _ in ends]
+    wait_for(lambda: associated(router) == len(ends), 20, "all to be associated")
+    for sender, end in zip(senders, ends, strict=True):
+        sender.connection.sendall(whole[:end])
+
+
+def left_no_part(router: RouterProcess) -> None:
+    wait_for(lambda: segments(router) <= SpoolSettings().spare_segments, 10, "only spare segments to be left")
+    assert router.metric("dicom_router_instances_received_total") == 0
+
+
 @pytest.mark.timeout(900)
 def test_a_sender_that_vanishes_within_an_object_leaves_nothing_and_keeps_nobody_waiting(
     tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
@@ -82,17 +95,13 @@ def test_a_sender_that_vanishes_within_an_object_leaves_nothing_and_keeps_nobody
             WireSender(router.port, (CT, EXPLICIT)).close()
             wait_for(lambda: associated(router) == 0, 20, "the first to be gone")
             before = descriptors(router)
-            senders = [stack.enter_context(closing(WireSender(router.port, (CT, EXPLICIT)))) for _ in ends]
-            wait_for(lambda: associated(router) == len(ends), 20, "all to be associated")
-            for sender, end in zip(senders, ends, strict=True):
-                sender.connection.sendall(whole[:end])
+            send_parts(router, stack, whole, ends)
             with cut_off(router.port):
                 began = time.monotonic()
                 wait_for(lambda: associated(router) == 0, 30, "the deadlines")
                 wait_for(lambda: descriptors(router) <= before, 30, "all descriptors to be given back")
                 took = time.monotonic() - began
-            wait_for(lambda: segments(router) <= SpoolSettings().spare_segments, 10, "only spare segments to be left")
-            assert router.metric("dicom_router_instances_received_total") == 0
+            left_no_part(router)
             data = encode(synthetic(size=200_000, sop_instance="2.25.2"))
             with closing(WireSender(router.port, (CT, EXPLICIT))) as good:
                 assert good.store("2.25.2", data) == 0
@@ -124,15 +133,11 @@ def test_a_vanished_sender_is_noticed_by_the_products_own_deadlines(
         with router:
             wait_for(lambda: associated(router) == 0, 20, "quiet")
             before = descriptors(router)
-            senders = [stack.enter_context(closing(WireSender(router.port, (CT, EXPLICIT)))) for _ in ends]
-            wait_for(lambda: associated(router) == len(ends), 20, "all to be associated")
-            for sender, end in zip(senders, ends, strict=True):
-                sender.connection.sendall(whole[:end])
+            send_parts(router, stack, whole, ends)
             with cut_off(router.port):
                 took = free_again(router, "in")
                 wait_for(lambda: descriptors(router) <= before, 30, "all descriptors to be given back")
-            wait_for(lambda: segments(router) <= SpoolSettings().spare_segments, 10, "only spare segments to be left")
-            assert router.metric("dicom_router_instances_received_total") == 0
+            left_no_part(router)
             data = encode(synthetic(size=200_000, sop_instance="2.25.1"))
             with closing(WireSender(router.port, (CT, EXPLICIT))) as returned:
                 assert returned.store("2.25.1", data) == 0

@@ -12,8 +12,6 @@ import hashlib
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -30,6 +28,7 @@ from tests.support.peers import wait_for
 from tests.support.ports import free_port
 from tests.support.router_process import NO_FLOORS, RouterProcess
 from tests.support.script import store
+from tests.support.told import Told
 from tests.support.wire import WireSender
 from tests.torture.figures import Figure, report
 from tests.torture.model import Line, Model
@@ -49,41 +48,18 @@ NO_ROOM = {"DICOM_ROUTER__SPOOL__RESERVE_OBJECTS": "1000TB"}
 BROKEN = '[[rule]]\nname = "astray"\nto = ["d0", "d1", "d2"]\n[[rule]]\nname = 7\n'
 
 
-class Destination:
+class Destination(Told):
     """A recorder that does as it is told."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.ledger = folder / name
-        port_file = folder / f"{name}.port"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.recorder", str(port_file), str(self.ledger), str(free_port())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._port_file = port_file
+        self._port_file = folder / f"{name}.port"
+        super().__init__("tests.torture.recorder", self._port_file, self.ledger, free_port())
 
     @cached_property
     def port(self) -> int:
         wait_for(self._port_file.exists, 30, "recorder")
         return int(self._port_file.read_text())
-
-    def behave(self, how: str) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{how}\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "ok\n"
-
-    def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
 
 
 class World:
@@ -216,12 +192,12 @@ class Machine(RuleBasedStateMachine):
     def the_destination_goes_away(self, which: int) -> None:
         name = one_of([name for name in NAMES if name not in self.down], which)
         self.model.faults.add("a destination that broke off")
-        self.world.destinations[name].behave("down")
+        self.world.destinations[name].tell("down")
         self.down.add(name)
 
     @rule(name=st.sampled_from(NAMES), status=st.sampled_from(STATUSES))
     def the_destination_answers_something_else(self, name: str, status: int) -> None:
-        self.world.destinations[name].behave(f"status {status:04X}")
+        self.world.destinations[name].tell(f"status {status:04X}")
         self.statuses[name] = status
         self.must_wait |= status in (0x0110, 0xC000)
 
@@ -342,10 +318,10 @@ class Machine(RuleBasedStateMachine):
 
     def heal(self, name: str) -> None:
         destination = self.world.destinations[name]
-        destination.behave("status 0000")
+        destination.tell("status 0000")
         self.statuses[name] = 0x0000
         if name in self.down:
-            destination.behave("up")
+            destination.tell("up")
             self.down.discard(name)
 
     def forget_rests(self) -> None:
