@@ -166,7 +166,7 @@ class LaneAssociation:
                 delivery = lane.take(not in_flight)
                 if delivery is None:
                     break
-                alone = lane.leaves_alone(delivery)
+                alone = lane.suspects.leaves_alone(delivery)
                 if alone and self._delivered:
                     lane.put_off(delivery)
                     self.retire()  # it gets an association of its own

@@ -39,6 +39,7 @@ from router.delivery.early import PATIENCE, EarlyTransfer
 from router.delivery.memory import Budget
 from router.delivery.sender import OpenSender, Pair
 from router.delivery.stock import Stock
+from router.delivery.suspects import Suspects
 from router.errors import LedgerError, SpoolError
 from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Outcome, OutcomeKind
 from router.ports import GrowingObject, LaneMetrics, Ledger, Log, SpoolReader
@@ -46,12 +47,6 @@ from router.ports import GrowingObject, LaneMetrics, Ledger, Log, SpoolReader
 LEASE_BATCH = 256
 PREFETCH = 32
 """Small objects read ahead from the spool."""
-STRIKES = 3
-SUSPECT_WAIT = 30.0
-"""Seconds after which an object that may have killed an association is tried although others wait."""
-SUSPECT_REST = 5.0
-"""Seconds before one that has killed two is tried again: others' need not rest for it."""
-KILLERS_REMEMBERED = 256
 MISCONFIGURED_FIRST = 60.0
 LOCAL_WAIT = 60.0
 """Seconds after which an object is tried again that could not be read from the spool, for reasons of ours."""
@@ -126,12 +121,7 @@ class Lane:
         self._random = random
         self._damaged = damaged
         self._waiting = self.stock.waiting
-        self._suspects = self.stock.suspects
-        self._strikes: dict[int, int] = {}
-        self._killers: dict[int, None] = {}
-        """Deliveries on which ``STRIKES`` associations died: they are sent alone also when they are tried again."""
-        self._blamed: int | None = None
-        """On which the last association died that had delivered nothing; None: something was delivered since."""
+        self.suspects = Suspects(self.stock.suspects)
         self._reserved = 0
         """Places of what is on its way here from the spool, ..."""
         self._asked = 0
@@ -247,7 +237,7 @@ class Lane:
     def holds(self) -> set[int]:
         """The deliveries that are here, wherever on their way."""
         held = {delivery.id for delivery in self._waiting}
-        held.update(delivery.id for _, delivery in self._suspects)
+        held.update(delivery.id for delivery in self.suspects)
         return held.union(*(association.holds for association in self._associations))
 
     def count_anew(self) -> None:
@@ -288,8 +278,7 @@ class Lane:
             await asyncio.wait([association.over for association in self._associations], timeout=2)
         for task in list(self._tasks):
             task.cancel()
-        left = list(self._waiting)
-        left += [delivery for _, delivery in self._suspects]
+        left = [*self._waiting, *self.suspects]
         if left:
             try:
                 await self._ledger.release(left)
@@ -364,43 +353,25 @@ class Lane:
         stock = self.stock
         if self._closing or (self.state != "up" and (self.state != "probing" or stock.in_flight)):
             return None
-        if self._suspects and alone and (index := self._due_suspect()) is not None:
-            _, delivery = self._suspects[index]
-            del self._suspects[index]
+        if alone and stock.suspects and (index := self._due_suspect()) is not None:
+            delivery = self.suspects.take(index)
             stock.take_off(delivery)
             return delivery
         return stock.next(alone, self._loading)  # whoever reads what is loading kicks
 
     def _due_suspect(self) -> int | None:
-        """Where the first one stands whose turn it is: when nothing else waits, or it has for long. Never to find out
-        whether the destination is back, while there is another to ask with."""
-        others = len(self._waiting)
-        if others and self.state != "up":
-            return None
-        now = self.loop.time()
-        for index, (since, delivery) in enumerate(self._suspects):
-            waited = now - since
-            if others:
-                if waited > SUSPECT_WAIT:
-                    return index
-            elif waited >= SUSPECT_REST or self._strikes.get(delivery.id, 0) <= 1:
-                return index
-        return None
-
-    def leaves_alone(self, delivery: Delivery) -> bool:
-        """Associations have died on it: it gets one of its own."""
-        return delivery.id in self._strikes or delivery.id in self._killers
+        return self.suspects.due(self.loop.time(), others=len(self._waiting) > 0, up=self.state == "up")
 
     def put_off(self, delivery: Delivery) -> None:
         """Taken, and not sent here: it is the next for another association."""
         self.stock.land(delivery)
-        self._suspects.appendleft((self.loop.time() - SUSPECT_WAIT - 1, delivery))
+        self.suspects.put_off(delivery, self.loop.time())
         self.stock.keep_next(delivery)
 
     def _suspect(self, delivery: Delivery) -> None:
-        self._suspects.append((self.loop.time(), delivery))
-        if self._strikes.get(delivery.id, 0) > 1:
-            self.loop.call_later(SUSPECT_REST, self.kick)
+        rest = self.suspects.add(delivery, self.loop.time())
+        if rest:
+            self.loop.call_later(rest, self.kick)
 
     def put_back(self, delivery: Delivery) -> None:
         """Not sent, through no fault of its own: it is the next again."""
@@ -413,7 +384,7 @@ class Lane:
             found[(delivery.instance.sop_class, delivery.instance.transfer_syntax)] = None
             if len(found) >= 128:
                 return list(found)
-        for _, delivery in self._suspects:
+        for delivery in self.suspects:
             found[(delivery.instance.sop_class, delivery.instance.transfer_syntax)] = None
         for pair in reversed(self._pairs):
             if len(found) >= 128:
@@ -431,7 +402,7 @@ class Lane:
         pair = (info.sop_class, info.transfer_syntax)
         if pair != self._last_pair:
             self._remember(pair)
-        if self._killers and delivery.id in self._killers:
+        if self.suspects.killed_before(delivery):
             self._suspect(delivery)
         else:
             self.stock.put(delivery)
@@ -547,11 +518,7 @@ class Lane:
         if judgement.meaning is not Meaning.UNKNOWN:
             self._conclude(delivery, judgement, None)
             return
-        strikes = self._strikes[delivery.id] = self._strikes.get(delivery.id, 0) + 1
-        if strikes >= STRIKES or delivery.id in self._killers:
-            self._killers[delivery.id] = None
-            if len(self._killers) > KILLERS_REMEMBERED:
-                del self._killers[next(iter(self._killers))]
+        if self.suspects.strike(delivery):
             self._conclude(delivery, judgement, None)
             return
         self.stock.land(delivery)
@@ -590,9 +557,7 @@ class Lane:
             info = delivery.instance
             self.metrics.delivered(info.size, max(0.0, time.time() - info.received))
             self.concurrency.succeeded()
-            self._blamed = None
-            if self._killers:
-                self._killers.pop(delivery.id, None)
+            self.suspects.delivered(delivery)
             if self._failures or self.state == "probing":
                 self._is_back()
         elif meaning in (Meaning.BUSY, Meaning.DOWN, Meaning.MISCONFIGURED):
@@ -617,7 +582,6 @@ class Lane:
         if delay is None:
             self._give_up(delivery, judgement, status)
             return
-        self._strikes.pop(delivery.id, None)
         self._settle(delivery, OutcomeKind.RETRY, status, judgement.reason, charge=True, not_before=now + delay)
         self.log.info(
             "delivery will be tried again",
@@ -642,8 +606,7 @@ class Lane:
         not_before: float = 0.0,
     ) -> None:
         self.stock.leave(delivery)
-        if self._strikes:
-            self._strikes.pop(delivery.id, None)
+        self.suspects.settled(delivery)
         self.metrics.outcome(kind)
         self._ledger.settle(
             Outcome(
@@ -682,16 +645,9 @@ class Lane:
         self.rest(judgement)
 
     def association_died(self, judgement: Judgement, head: int | None) -> None:
-        """It ended before it had delivered anything.
-
-        Args:
-            head: The delivery that the destination should have answered, if there was one.
-        """
-        blamed, self._blamed = self._blamed, head
-        if head is not None and self.state == "up":
-            known = head in self._killers or self._strikes.get(head, 0) > 1
-            if known or blamed in (None, head):
-                return  # it may be this object alone: others need not rest for it
+        """It ended before it had delivered anything; ``head``: what the destination should have answered next."""
+        if self.suspects.is_to_blame(head) and self.state == "up":
+            return  # others need not rest for it
         self.rest(Judgement(Meaning.DOWN, judgement.reason))
 
     def rest(self, judgement: Judgement) -> None:

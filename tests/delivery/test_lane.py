@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from router.delivery import lane as lane_module
+from router.delivery import suspects
 from router.errors import (
     AssociationAborted,
     AssociationRejected,
@@ -263,7 +264,7 @@ async def test_after_the_last_attempt_it_is_a_dead_letter() -> None:
 async def test_an_object_that_kills_associations_is_charged_after_three_and_others_need_not_wait(
     monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
-    monkeypatch.setattr(lane_module, "SUSPECT_REST", 0.05)
+    monkeypatch.setattr(suspects, "REST", 0.05)
     bad = delivery()
 
     def answer(info: InstanceInfo) -> Any:
@@ -286,7 +287,7 @@ async def test_an_object_that_kills_associations_is_charged_after_three_and_othe
 async def test_what_has_killed_three_associations_is_sent_alone_when_it_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane_module, "SUSPECT_REST", 0.05)
+    monkeypatch.setattr(suspects, "REST", 0.05)
     bad = delivery()
     bench = Bench(
         max_associations=1,
@@ -487,7 +488,7 @@ async def test_only_the_one_that_was_next_is_suspected_when_an_association_dies(
     await bench.until(lambda: bool(bench.senders) and len(bench.senders[0].sent) == 10)
     first = bench.senders[0].sent[0]
     bench.senders[0].abort()
-    await bench.until(lambda: bool(bench.lane._strikes))
-    assert set(bench.lane._strikes) == {first}
-    assert len(bench.lane._suspects) == 1
+    await bench.until(lambda: bool(bench.lane.suspects._strikes))
+    assert set(bench.lane.suspects._strikes) == {first}
+    assert len(bench.lane.stock.suspects) == 1
     await bench.close()
