@@ -49,6 +49,7 @@ class MessageAssembler:
 
 class Outstanding(Generic[T]):
     window: int
+    stopped: bool
     def __init__(self, window: int, last_id: int = 0) -> None: ...
     def __len__(self) -> int: ...
     @property

@@ -423,6 +423,8 @@ cdef class Outstanding:
     """
 
     cdef readonly int window
+    # Nothing more may begin, or not now.
+    cdef public bint stopped
     cdef int _last_id
     # Message id to (context id, command field, value), in the order sent.
     cdef dict _waiting
@@ -431,6 +433,7 @@ cdef class Outstanding:
         self.window = <int>min(max(1, window), MESSAGE_IDS)
         self._last_id = last_id
         self._waiting = {}
+        self.stopped = False
 
     def __class_getitem__(cls, item):
         return cls
@@ -440,7 +443,7 @@ cdef class Outstanding:
 
     @property
     def room(self):
-        return self.window - len(self._waiting)
+        return 0 if self.stopped else self.window - len(self._waiting)
 
     def begin(self, int context_id, int field, value):
         """A message id that no outstanding request has: 1 to 65535, wrapping.

@@ -21,6 +21,7 @@ class DicomSender:
         self._scu = scu
         self._proposed = frozenset(pairs)
         self._accepted = scu.accepted
+        self._outstanding = scu.outstanding
         self._loop = scu.connection.loop
         self.closed = scu.closed
 
@@ -59,7 +60,7 @@ class DicomSender:
 
     @property
     def room(self) -> int:
-        return self._scu.room
+        return self._outstanding.room
 
     def proposed(self, info: InstanceInfo) -> bool:
         return (info.sop_class, info.transfer_syntax) in self._proposed

@@ -41,7 +41,7 @@ from router.delivery.sender import OpenSender, Pair
 from router.delivery.stock import Stock
 from router.delivery.suspects import Suspects
 from router.errors import LedgerError, SpoolError
-from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Outcome, OutcomeKind
+from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Outcome, OutcomeKind, Status
 from router.ports import GrowingObject, LaneMetrics, Ledger, Log, SpoolReader
 
 LEASE_BATCH = 256
@@ -312,11 +312,12 @@ class Lane:
             return
         if stock.unread:
             self._prefetch()
-        if stock:
-            for association in list(self._associations):
-                association.pump()
         if not stock:
             return
+        for association in list(self._associations):
+            association.pump()
+            if not stock:
+                return
         # The new one only if those that are open do not take what is ready.
         while (
             self.may_send
@@ -503,7 +504,10 @@ class Lane:
 
     def answered(self, delivery: Delivery, status: int) -> None:
         """A response to it came."""
-        self._conclude(delivery, judge_status(status, self.destination.duplicate_is_done), status)
+        if status == Status.SUCCESS:
+            self._taken(delivery, OutcomeKind.DELIVERED, status, "")
+        else:
+            self._conclude(delivery, judge_status(status, self.destination.duplicate_is_done), status)
 
     def failed(self, delivery: Delivery, error: BaseException) -> None:
         """It was not answered."""
@@ -553,13 +557,7 @@ class Lane:
         meaning = judgement.meaning
         kind = _DONE.get(meaning)
         if kind is not None:
-            self._settle(delivery, kind, status, judgement.reason)
-            info = delivery.instance
-            self.metrics.delivered(info.size, max(0.0, time.time() - info.received))
-            self.concurrency.succeeded()
-            self.suspects.delivered(delivery)
-            if self._failures or self.state == "probing":
-                self._is_back()
+            self._taken(delivery, kind, status, judgement.reason)
         elif meaning in (Meaning.BUSY, Meaning.DOWN, Meaning.MISCONFIGURED):
             self.put_back(delivery)
             self.metrics.outcome(OutcomeKind.RETRY)
@@ -575,6 +573,16 @@ class Lane:
             self.kick()
         else:
             self._charge(delivery, judgement, status)
+
+    def _taken(self, delivery: Delivery, kind: OutcomeKind, status: int | None, reason: str) -> None:
+        """The destination has it."""
+        self._settle(delivery, kind, status, reason)
+        info = delivery.instance
+        self.metrics.delivered(info.size, max(0.0, time.time() - info.received))
+        self.concurrency.succeeded()
+        self.suspects.delivered(delivery)
+        if self._failures or self.state == "probing":
+            self._is_back()
 
     def _charge(self, delivery: Delivery, judgement: Judgement, status: int | None) -> None:
         now = time.time()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Protocol
 
@@ -61,12 +61,13 @@ socket."""
 _per_thread = threading.local()
 
 
-def _shared_view() -> memoryview:
-    """The receive buffer of the loop that runs in this thread."""
-    view: memoryview | None = getattr(_per_thread, "view", None)
-    if view is None:
-        view = _per_thread.view = memoryview(bytearray(READ_SIZE))
-    return view
+def _shared_views() -> tuple[memoryview, memoryview, memoryview]:
+    """The receive buffer of the loop that runs in this thread: whole, for a first read, for a glance."""
+    views: tuple[memoryview, memoryview, memoryview] | None = getattr(_per_thread, "views", None)
+    if views is None:
+        view = memoryview(bytearray(READ_SIZE))
+        views = _per_thread.views = (view, view[:FIRST_READ], view[:GLANCE])
+    return views
 
 
 class Hold(IntEnum):
@@ -107,6 +108,8 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_drained",
         "_ended",
+        "_first",
+        "_glance",
         "_holds",
         "_in_step",
         "_kill",
@@ -141,7 +144,7 @@ class Connection(asyncio.BufferedProtocol):
         """Done when the transport is closed; never raises."""
         self.mid_send = False
         """A P-DATA-TF of ours is half written: an A-ABORT would be read as its data, so an abort closes without one."""
-        self._view = _shared_view()
+        self._view, self._first, self._glance = _shared_views()
         self._socket: socket.socket | None = None
         self._low_water = LowWater()
         self._timer: asyncio.TimerHandle | None = None
@@ -163,12 +166,12 @@ class Connection(asyncio.BufferedProtocol):
         self._finish_step()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        core = self.core
         if self._socket is None:
             return self._view
-        if core.pulls:
-            return self._view[:GLANCE]
-        return self._view if core.message_open else self._view[:FIRST_READ]
+        core = self.core
+        if core.reader.pulls:
+            return self._glance
+        return self._view if core.message_open else self._first
 
     def buffer_updated(self, nbytes: int) -> None:
         core = self.core
@@ -177,13 +180,15 @@ class Connection(asyncio.BufferedProtocol):
         sock = self._socket
         if sock is None:
             return
-        if nbytes >= GLANCE and core.pulls and not self._holds & _NOT_READING:
+        reader = core.reader
+        if reader.pulls and nbytes >= GLANCE and not self._holds & _NOT_READING:
             self._step(core.pull(sock.fileno(), PULL_MOST, now))
-        missing = core.missing
-        self._low_water.after_read(sock, nbytes, missing)
+        missing = reader.missing
+        if missing or self._low_water.small:
+            self._low_water.after_read(sock, nbytes, missing)
         # A peer that has more to say may wait for an acknowledgement first. A full buffer means that more is there
         # already, and behind a whole message it is our turn: what we send next acknowledges it.
-        if nbytes < READ_SIZE and (missing or core.message_open) and not core.should_close:
+        if (missing or core.message_open) and nbytes < READ_SIZE and not core.should_close:
             tuning.acknowledge_at_once(sock)
 
     def eof_received(self) -> bool:
@@ -228,20 +233,19 @@ class Connection(asyncio.BufferedProtocol):
         """The peer waits for us, for one reason or another."""
         return self._holds != 0
 
-    def send(self, buffers: Sequence[Buffer]) -> None:
+    def send(self, buffers: list[Buffer]) -> None:
         """Send framed P-DATA-TFs, in one write; within a step they leave at its end.
 
         The buffers are kept by reference until they are written and must not change.
         """
         core, transport = self.core, self.transport
-        core.send_pdata(buffers, self.loop.time())
-        if self._in_step:
+        if self._in_step or core.out or core.should_close or transport is None or transport.is_closing():
+            core.send_pdata(buffers, self.loop.time())
+            self._flush()
             return
-        if transport is None or transport.is_closing() or core.should_close:
-            self._finish_step()
-            return
-        self._write(transport, core.data_to_send())
-        if self._timer is None or not self._holds:
+        core.sends_data(self.loop.time())
+        self._write(transport, buffers)
+        if not core.our_turn:
             self._arm()
 
     async def drain(self) -> None:
@@ -378,22 +382,24 @@ class Connection(asyncio.BufferedProtocol):
         # ... the acceptor (Sta10) answers when the peer's answer is there.
 
     def _finish_step(self) -> None:
-        transport = self.transport
         core = self.core
-        out = core.data_to_send()
-        if transport is None:
-            return
-        if out and not transport.is_closing():
-            if self.mid_send and core.state is State.STA13:
-                transport.abort()
-                return
-            self._write(transport, out)
+        if core.out:
+            out, transport = core.data_to_send(), self.transport
+            if transport is not None and not transport.is_closing():
+                if self.mid_send and core.state is State.STA13:
+                    transport.abort()
+                    return
+                self._write(transport, out)
         if core.should_close:
-            if self._kill is None:
-                transport.close()
-                self._kill = self.loop.call_later(CLOSE_GRACE, transport.abort)
-            return
-        self._arm()
+            self._close()
+        elif not core.our_turn or core.state is not State.STA6:
+            self._arm()
+
+    def _close(self) -> None:
+        transport = self.transport
+        if transport is not None and self._kill is None:
+            transport.close()
+            self._kill = self.loop.call_later(CLOSE_GRACE, transport.abort)
 
     def _write(self, transport: asyncio.Transport, out: list[Buffer]) -> None:
         """Straight to the socket while nothing is queued before it: the transport would copy the bytes to the kernel

@@ -21,11 +21,12 @@ LOW_WATER = 256
 class LowWater:
     """How much one socket awaits before it is readable."""
 
-    __slots__ = ("_mark", "_small")
+    __slots__ = ("_mark", "small")
 
     def __init__(self) -> None:
         self._mark = 1
-        self._small = 0
+        self.small = 0
+        """Small reads one after the other; while there are none, a read of which nothing is missing changes nothing."""
 
     def after_read(self, sock: socket.socket, size: int, missing: int) -> None:
         """Call after each read.
@@ -35,11 +36,11 @@ class LowWater:
             missing: To the end of the unit that they are part of; 0: it is complete, or nothing has come of it.
         """
         if size >= self._mark + SMALL:
-            self._small = 0
+            self.small = 0
         elif missing:
-            self._small += 1
+            self.small += 1
         # Never more than what surely comes: the rest of a unit would otherwise be awaited in vain.
-        mark = max(1, min(missing, LOW_WATER)) if self._small > PATIENCE else 1
+        mark = max(1, min(missing, LOW_WATER)) if self.small > PATIENCE else 1
         if mark != self._mark:
             self._mark = mark
             with suppress(OSError):

@@ -30,6 +30,7 @@ MAX_OPERATIONS = 64
 MAX_UNANSWERED = 256
 """Requests without an answer past which nothing more is read, whatever was negotiated."""
 
+_ANSWERED = Hold.OWING | Hold.UNANSWERED
 _RESPONSES = frozenset(field | RESPONSE_BIT for field in CommandField if not field & RESPONSE_BIT)
 
 
@@ -102,6 +103,7 @@ class Acceptor:
         "_assembler",
         "_connection",
         "_contexts",
+        "_limit",
         "_log",
         "_metrics",
         "_peer",
@@ -124,6 +126,7 @@ class Acceptor:
     ) -> None:
         self._connection = connection
         self._contexts = accepted_contexts(request, accept)
+        self._limit = request.user.max_length
         self._peer = peer
         self._log = log
         self._metrics = connection.server.metrics
@@ -285,8 +288,7 @@ class Acceptor:
         unanswered = self._unanswered
         if not unanswered or unanswered[0].status is None:
             return
-        connection = self._connection
-        limit = connection.core.peer_max_length
+        connection, limit = self._connection, self._limit
         if 0 < limit < 8:
             connection.abort(2, AbortReason.INVALID_PDU_PARAMETER_VALUE, message="peer's maximum length takes no data")
             return
@@ -300,9 +302,9 @@ class Acceptor:
             if first.command.field == CommandField.C_STORE_RQ:
                 self._metrics.response(status, now - first.complete_at)
         connection.send(frames)
-        if len(unanswered) < MAX_UNANSWERED // 2:
-            connection.unhold(Hold.UNANSWERED)
         if not unanswered:
-            connection.unhold(Hold.OWING)
+            connection.unhold(_ANSWERED)
             if self._releasing:
                 connection.release_response()
+        elif len(unanswered) < MAX_UNANSWERED // 2:
+            connection.unhold(Hold.UNANSWERED)

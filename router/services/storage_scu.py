@@ -108,8 +108,8 @@ class StorageScu:
         self._log = log
         self._timeout = response_timeout
         self._max_length = connection.core.peer_max_length
-        self._outstanding: Outstanding[tuple[Awaited, str]] = Outstanding(self.window)
-        """With the SOP Instance UID."""
+        self.outstanding: Outstanding[tuple[Awaited, str]] = Outstanding(self.window)
+        """With the SOP Instance UID. Has no ``room`` while something is streamed, and after the end."""
         self._assembler = MessageAssembler(frozenset(usable))
         self._streaming: asyncio.Task[None] | None = None
         self._unsent: Awaited | None = None
@@ -127,12 +127,12 @@ class StorageScu:
     @property
     def idle(self) -> bool:
         """Nothing is outstanding."""
-        return not len(self._outstanding)
+        return not len(self.outstanding)
 
     @property
     def room(self) -> int:
         """How many ``store`` calls are possible right now; 0 while a large instance is being sent."""
-        return self._outstanding.room if self._streaming is None and self.alive else 0
+        return self.outstanding.room
 
     def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
         """Send one instance; the future gives the peer's answer.
@@ -169,17 +169,19 @@ class StorageScu:
             response.set_exception(DeliveryError("the peer's maximum length leaves no room for data"))
             self.connection.abort()
             return
-        outstanding = self._outstanding
+        outstanding = self.outstanding
         if not outstanding:
             self._progress = self._loop.time()
         message_id = outstanding.begin(context_id, _C_STORE_RQ, (response, info.sop_instance))
         command = encode_c_store_rq(message_id, info.sop_class, info.sop_instance, info.move_originator)
-        buffers = source.buffers
+        buffers, size = source.buffers, source.size
         if buffers is not None:
-            size = sum(map(len, buffers)) if source.size is None else source.size
+            if size is None:
+                size = sum(map(len, buffers))
             self.connection.send(frame_message(context_id, command, buffers or (b"",), size, self._max_length))
         else:
             self._unsent = response
+            outstanding.stopped = True
             self._streaming = self._loop.create_task(self._stream(context_id, command, source, response))
         if self._timer is None:
             self._arm()
@@ -201,7 +203,7 @@ class StorageScu:
             raise LocalProtocolError("a message is still being sent")
         response: asyncio.Future[StoreResponse] = self._loop.create_future()
         self._progressed()
-        message_id = self._outstanding.begin(context_id, CommandField.C_ECHO_RQ, (response, ""))
+        message_id = self.outstanding.begin(context_id, CommandField.C_ECHO_RQ, (response, ""))
         self.connection.send(frame_message(context_id, encode_c_echo_rq(message_id), (), 0, self._max_length))
         self._arm()
         return (await response).status
@@ -233,7 +235,7 @@ class StorageScu:
         command = received.command
         if not command.is_response:
             raise PeerProtocolError("request from the acceptor")
-        response, sop_instance = self._outstanding.match(received.context_id, command)
+        response, sop_instance = self.outstanding.match(received.context_id, command)
         self._progress = self._loop.time()
         if command.sop_instance and sop_instance and command.sop_instance != sop_instance:
             # The message id is what matches; several archives answer with a UID of their own.
@@ -257,12 +259,13 @@ class StorageScu:
 
     def ended(self, error: Exception | None) -> None:
         self.alive = False
+        self.outstanding.stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._streaming is not None:
             self._streaming.cancel()
-        for response, _ in self._outstanding.drain():
+        for response, _ in self.outstanding.drain():
             if not response.done():
                 response.set_exception(
                     error if error is not None else AssociationAborted("released by the peer before its answer")
@@ -305,18 +308,19 @@ class StorageScu:
         finally:
             self._streaming = None
             self._awaits_data = False
+            self.outstanding.stopped = not self.alive
 
     def _progressed(self) -> None:
         self._progress = self._loop.time()
 
     def _arm(self) -> None:
         """One timer, looked at again when it fires: responses need not touch it."""
-        if self._timer is None and len(self._outstanding):
+        if self._timer is None and len(self.outstanding):
             self._timer = self._loop.call_at(self._progress + self._timeout, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not len(self._outstanding):
+        if not len(self.outstanding):
             return
         if self._awaits_data:
             self._progressed()

@@ -109,7 +109,7 @@ def _explained(pool: SegmentPool, info: InstanceInfo, location: Location, error:
 class StoredData:
     """Implements ``ports.DataSource`` over chunks in memory, or over the spool."""
 
-    __slots__ = ("_buffers", "_executor", "_info", "_location", "_pool")
+    __slots__ = ("_executor", "_info", "_location", "_pool", "buffers", "size")
 
     def __init__(
         self,
@@ -121,17 +121,10 @@ class StoredData:
     ) -> None:
         self._info = info
         self._location = location
-        self._buffers = buffers
+        self.buffers = buffers
+        self.size = info.size
         self._pool = pool
         self._executor = executor
-
-    @property
-    def size(self) -> int:
-        return self._info.size
-
-    @property
-    def buffers(self) -> Sequence[Buffer] | None:
-        return self._buffers
 
     async def chunks(self) -> AsyncIterator[Buffer]:
         """In order; the last one only after the whole has been verified. Cancelling it is safe.

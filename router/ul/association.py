@@ -169,14 +169,14 @@ class Association:
         "_held",
         "_held_data",
         "_last_activity",
-        "_out",
         "_phase_began",
-        "_reader",
         "_window_began",
         "_window_bytes",
         "accepted",
         "message_open",
         "our_turn",
+        "out",
+        "reader",
         "request",
         "role",
         "settings",
@@ -199,10 +199,12 @@ class Association:
         """Half a message has been received: the layer above says so, after each fragment."""
         self.our_turn = False
         """The peer rightly waits for us: an answer is owed, or we do not read. Its silence is not held against it."""
-        self._reader = PduReader(settings.max_pdu, settings.associate_pdu, settings.strict_pdu_length)
+        self.reader = PduReader(settings.max_pdu, settings.associate_pdu, settings.strict_pdu_length)
+        """To be asked what it awaits (``pulls``, ``missing``) with every read; all else goes by the core."""
         self.told: Callable[[DataTaken], None] = _nobody
         """Whom a ``DataTaken`` is for."""
-        self._out: list[Buffer] = []
+        self.out: list[Buffer] = []
+        """What waits to be written; ``data_to_send`` takes it."""
         self._events: list[AssociationEvent] = []
         self._held: list[tuple[Any, ...]] = []
         self._held_data = bytearray()
@@ -230,7 +232,7 @@ class Association:
         is undecided (Sta3) is copied, and given by ``resume``."""
         self._last_activity = now
         self._window_bytes += len(data)
-        reader = self._reader
+        reader = self.reader
         if self._held:
             self._hold(reader.feed(data), data)
             return iter(())
@@ -239,7 +241,7 @@ class Association:
 
     def skip(self) -> None:
         """Read over what is left of the bytes that ``receive`` was given last: nobody goes on with its events."""
-        while self._reader.next() is not None:
+        while self.reader.next() is not None:
             pass
 
     def resume(self, now: float) -> Iterator[AssociationEvent]:
@@ -259,17 +261,12 @@ class Association:
         comes in, or have it read by ``read``. A ``DataTaken`` for ``told`` comes once for all that a step brought, and
         at the end. Whatever ends the association ends it too."""
         self.told = told
-        self._reader.divert(context_id, write, read)
-
-    @property
-    def pulls(self) -> bool:
-        """What comes next may be read by ``pull``."""
-        return self._reader.pulls
+        self.reader.divert(context_id, write, read)
 
     def pull(self, descriptor: int, most: int, now: float) -> Iterator[AssociationEvent]:
         """``receive`` for what comes of a diverted data set: reads it itself, from a non-blocking socket, to where it
         is kept; ``most`` bytes, or a little more."""
-        size, behind = self._reader.pull(descriptor, most)
+        size, behind = self.reader.pull(descriptor, most)
         if not size:
             return iter(())
         self._window_bytes += size - len(behind)
@@ -278,7 +275,7 @@ class Association:
     def undivert(self) -> None:
         """Give what still comes as ``DataFragment`` again."""
         self.told = _nobody
-        self._reader.divert(0, None)
+        self.reader.divert(0, None)
 
     def transport_closed(self, now: float) -> Iterator[AssociationEvent]:
         """The peer or the network closed the transport."""
@@ -331,7 +328,7 @@ class Association:
 
     def data_to_send(self) -> list[Buffer]:
         """Everything that waits to be written, in order; asking takes it."""
-        out, self._out = self._out, []
+        out, self.out = self.out, []
         return out
 
     # What the user of the association calls ----------------------------------------------------------------
@@ -348,9 +345,13 @@ class Association:
     def send_pdata(self, buffers: Sequence[Buffer], now: float) -> None:
         """Framed P-DATA-TF bytes, as ``frame_message`` gives them; kept by reference until written. LocalProtocolError
         unless data may be sent (Sta6, Sta8)."""
+        self.sends_data(now)
+        self.out.extend(buffers)
+
+    def sends_data(self, now: float) -> None:
+        """As ``send_pdata``, for who writes the bytes himself; nothing else may wait to be written."""
         if self.state not in _SENDS_DATA:
             raise LocalProtocolError(f"no data can be sent in {self.state.name}")
-        self._out.extend(buffers)
         self._last_activity = now
 
     def release(self, now: float) -> None:
@@ -385,12 +386,7 @@ class Association:
 
     @property
     def mid_pdu(self) -> bool:
-        return self._reader.mid_pdu
-
-    @property
-    def missing(self) -> int:
-        """Bytes that the peer still has to send of the PDU it has begun, or of its header."""
-        return self._reader.missing
+        return self.reader.mid_pdu
 
     def idle_since(self, now: float) -> float:
         """Seconds without bytes and without a message under way; 0 while there is one."""
@@ -399,7 +395,7 @@ class Association:
     @property
     def buffered(self) -> int:
         """Bytes that this association holds back, for the budget of all unfinished handshakes."""
-        return self._reader.buffered + len(self._held_data)
+        return self.reader.buffered + len(self._held_data)
 
     @property
     def peer_max_length(self) -> int:
@@ -415,7 +411,7 @@ class Association:
 
     @property
     def _progressing(self) -> bool:
-        return self.message_open or self._reader.mid_pdu
+        return self.message_open or self.reader.mid_pdu
 
     def _process(self, take: Callable[[], Any], data: memoryview, now: float) -> Iterator[AssociationEvent]:
         """``take`` gives what the reader found in ``data``, one after the other, then None."""
@@ -514,7 +510,7 @@ class Association:
     def _carry_out(
         self, effect: Effect, reject: AssociateReject | None, abort: Abort | None, reason: AbortReason, message: str
     ) -> None:
-        out = self._out
+        out = self.out
         events = self._events
         if effect is Effect.SEND_RQ and self.request is not None:
             out.append(encode_request(self.request))
@@ -553,7 +549,7 @@ class Association:
         # Once: AA-7 would answer every further A-ASSOCIATE-RQ of a peer gone mad.
         if not self._abort_sent:
             self._abort_sent = True
-            self._out.append(encode_abort(abort))
+            self.out.append(encode_abort(abort))
 
     def _drain_events(self) -> Iterator[AssociationEvent]:
         while self._events:

@@ -572,7 +572,7 @@ async def test_case_96_message_ids_differ_and_wrap() -> None:
     async with scripted_scp(count) as port, scu_to(port) as scu:
         for _ in range(2):
             await scu.store(instance(), Memory(b"12"))
-        scu._outstanding = Outstanding(1, last_id=65534)
+        scu.outstanding = Outstanding(1, last_id=65534)
         for _ in range(2):
             await scu.store(instance(), Memory(b"12"))
     assert seen == [1, 2, 65535, 1]
