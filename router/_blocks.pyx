@@ -26,6 +26,10 @@ cdef extern from "Python.h":
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void** memory, size_t alignment, size_t size)
 
+cdef extern from "<sys/mman.h>" nogil:
+    int MADV_HUGEPAGE
+    int madvise(void* memory, size_t size, int advice)
+
 cdef extern from "<unistd.h>" nogil:
     Py_ssize_t pread(int descriptor, void* memory, size_t size, off_t offset)
 
@@ -37,6 +41,7 @@ cdef extern from "<sys/uio.h>" nogil:
 
 cdef enum:
     PAGE = 4096
+    LARGE_PAGE = 2 << 20
     SIZE = 64 << 10
     KEPT = 512
     # Blocks that are read into at once.
@@ -47,20 +52,39 @@ cdef enum:
 BLOCK_SIZE = SIZE
 """Bytes of a block. What fits into one is given out as ``bytes``: at least half of what is held is in use."""
 
-# Blocks that nobody uses. Touched with the interpreter lock only.
+# So many blocks lie in one piece of memory, in large pages where the system has them: copying to and from the kernel, and giving
+# them to the disk, looks up a few of these instead of hundreds of small ones. The piece has real memory as far as it was ever used.
+cdef uint8_t* arena = NULL
+cdef int arena_used = 0
+# Those of it that nobody uses. Touched with the interpreter lock only.
 cdef uint8_t* spare[KEPT]
 cdef int spares = 0
 
 
 cdef uint8_t* take() except NULL:
-    global spares
+    global spares, arena, arena_used
     cdef void* memory = NULL
     if spares:
         spares -= 1
         return spare[spares]
+    if arena == NULL and posix_memalign(&memory, LARGE_PAGE, KEPT * SIZE) == 0:
+        madvise(memory, KEPT * SIZE, MADV_HUGEPAGE)  # a wish
+        arena = <uint8_t*>memory
+    if arena != NULL and arena_used < KEPT:
+        arena_used += 1
+        return arena + (arena_used - 1) * <Py_ssize_t>SIZE
     if posix_memalign(&memory, PAGE, SIZE) != 0:
         raise MemoryError
     return <uint8_t*>memory
+
+
+cdef void give_back(uint8_t* memory) noexcept:
+    global spares
+    if arena != NULL and arena <= memory < arena + KEPT * <Py_ssize_t>SIZE:
+        spare[spares] = memory
+        spares += 1
+    else:
+        free(memory)
 
 
 cdef class Block:
@@ -74,14 +98,8 @@ cdef class Block:
         self._memory = take()
 
     def __dealloc__(self):
-        global spares
-        if self._memory == NULL:
-            return
-        if spares < KEPT:
-            spare[spares] = self._memory
-            spares += 1
-        else:
-            free(self._memory)
+        if self._memory != NULL:
+            give_back(self._memory)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self._memory, self._used, 1, flags)
