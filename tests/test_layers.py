@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
         "_disk",
         "_blocks",
         "_lanes",
+        "_record",
         "_histogram",
         "toml_positions",
         "folders",

@@ -30,7 +30,7 @@ SLOW_SYNC = 0.02
 FREE_BYTES = 5_000_000_000
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre", "afs"))
 VOLATILE = frozenset(("tmpfs", "ramfs"))
-NATIVE = ("_fastpdu", "_fastdimse", "_walker", "_blocks", "_wire", "_disk", "_lanes", "_histogram")
+NATIVE = ("_fastpdu", "_fastdimse", "_walker", "_blocks", "_wire", "_disk", "_lanes", "_record", "_histogram")
 COLOURS = {FINE: "green", WARN: "yellow", BAD: "red"}
 
 
