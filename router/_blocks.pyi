@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+from router._walker import ElementWalker
 from router.errors import DatasetError
 from router.ports import Buffer
 
@@ -11,8 +12,7 @@ def read_piece(descriptor: int, offset: int, most: int) -> memoryview: ...
 class Gatherer:
     def __init__(
         self,
-        look: Callable[[Buffer], None] | None = None,
-        update: Callable[[Buffer], object] | None = None,
+        look: ElementWalker | Callable[[Buffer], object] | None = None,
         beyond: Callable[[], None] | None = None,
         most: int = ...,
     ) -> None: ...
@@ -22,6 +22,7 @@ class Gatherer:
     def full(self) -> list[Buffer]: ...
     def drop(self) -> None: ...
     def take(self) -> list[Buffer]: ...
+    def digest(self) -> bytes: ...
     @property
     def size(self) -> int: ...
     @property

@@ -18,6 +18,9 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 from posix.types cimport off_t
 
+from xxhash import xxh3_128, xxh3_128_digest
+
+from router._walker cimport ElementWalker
 from router.errors import DatasetError
 
 cdef extern from "Python.h":
@@ -184,20 +187,22 @@ cdef class Gatherer:
     """The bytes of one data set as they arrive: looked at, hashed and kept, whole or until others take the blocks that are full.
 
     Args:
-        look: Called with every fragment first; a DatasetError that it raises ends the gathering. None: nobody looks.
-        update: Called with every fragment: the hash.
+        look: Looks at every fragment first: an ElementWalker, or what is to be called with it. A DatasetError that it raises ends the
+            gathering. None: nobody looks.
         beyond: Called behind every fragment once there are more than ``most`` bytes, or after ``pass_on``. It may ask for what is
             ``full``.
         most: Bytes.
 
-    What ``look``, ``update`` or ``beyond`` raise otherwise, a fault of theirs, ends the gathering too. ``write`` raises it; after a ``read``,
-    whose bytes are taken from the socket by then, the next call of ``write``, ``read`` or ``take`` does.
+    What ``look`` or ``beyond`` raise otherwise, a fault of theirs, ends the gathering too. ``write`` raises it; after a ``read``, whose
+    bytes are taken from the socket by then, the next call of ``write``, ``read`` or ``take`` does.
     """
 
     cdef list _full
     cdef Block _block
+    cdef ElementWalker _walker
     cdef object _look
-    cdef object _update
+    cdef object _first
+    cdef object _hasher
     cdef object _beyond
     cdef Py_ssize_t _most
     cdef bint _over
@@ -206,17 +211,17 @@ cdef class Gatherer:
     cdef readonly Py_ssize_t held
     cdef readonly object error
 
-    def __cinit__(self, look=None, update=None, beyond=None, Py_ssize_t most=PY_SSIZE_T_MAX):
+    def __cinit__(self, look=None, beyond=None, Py_ssize_t most=PY_SSIZE_T_MAX):
         self._full = []
         self._block = None
-        self._look = look
-        self._update = update
+        if isinstance(look, ElementWalker):
+            self._walker = look
+        else:
+            self._look = look
         self._beyond = beyond
         self._most = most
         self._over = False
         self.size = self.held = 0
-        self.error = None
-        self._fault = None
 
     def write(self, data):
         """The next bytes, of any contiguous buffer; they are copied."""
@@ -227,7 +232,7 @@ cdef class Gatherer:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             self.size += view.len
-            if self._looked(data):
+            if self._looked(<const uint8_t*>view.buf, view.len):
                 self._append(<const uint8_t*>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
@@ -275,7 +280,7 @@ cdef class Gatherer:
                 if not rest:
                     break
                 room = min(SIZE - block._used, rest)
-                if not self._looked(PyMemoryView_FromMemory(<char*>block._memory + block._used, room, PyBUF_READ)):
+                if not self._looked(block._memory + block._used, room):
                     break
                 self._keep(block, room)
                 rest -= room
@@ -293,25 +298,38 @@ cdef class Gatherer:
             raise fault
         return 0
 
-    cdef bint _looked(self, data) except -1:
+    cdef bint _looked(self, const uint8_t* at, Py_ssize_t count) except -1:
         """False: there is a mistake in it, and everything has been let go."""
-        if self._look is not None:
-            try:
-                self._look(data)
-            except DatasetError as error:
-                self.error = error
-                self.drop()
-                return False
-        if self._update is not None:
-            self._update(data)
+        try:
+            if self._walker is not None:
+                self._walker.look(at, count)
+            elif self._look is not None:
+                self._look(PyMemoryView_FromMemory(<char*>at, count, PyBUF_READ))
+        except DatasetError as error:
+            self.error = error
+            self.drop()
+            return False
         return True
+
+    cdef int _hash(self, piece) except -1:
+        """The first piece waits: it is all of most data sets, and one call does for them."""
+        if self._hasher is None:
+            if self._first is None:
+                self._first = piece
+                return 0
+            self._hasher, self._first = xxh3_128(self._first), None
+        self._hasher.update(piece)
+        return 0
 
     cdef int _keep(self, Block block, Py_ssize_t count) except -1:
         """So many bytes more are in the block that is filled."""
+        cdef object piece
         block._used += count
         self.held += count
         if block._used == SIZE:
-            self._full.append(PyMemoryView_FromObject(block))
+            piece = PyMemoryView_FromObject(block)
+            self._hash(piece)
+            self._full.append(piece)
             block = None
         self._block = block
         return 0
@@ -345,20 +363,27 @@ cdef class Gatherer:
         """Let go of everything; what still comes is neither looked at nor kept."""
         self._over = True
         self._full = []
-        self._block = None
+        self._block = self._first = None
         self.held = 0
 
     def take(self):
         """All that is held, in order, as a list of buffers that do not change any more; nothing is held after it."""
         cdef list out = self._full
         cdef Block block = self._block
+        cdef object piece
         self._tell()
         self._full = []
         self._block = None
         self.held = 0
         if block is not None:
             if out:
-                out.append(PyMemoryView_FromObject(block))
+                piece = PyMemoryView_FromObject(block)
             else:
-                out.append(PyBytes_FromStringAndSize(<const char*>block._memory, block._used))
+                piece = PyBytes_FromStringAndSize(<const char*>block._memory, block._used)
+            self._hash(piece)
+            out.append(piece)
         return out
+
+    def digest(self):
+        """XXH3-128 of all that has been taken, also as ``full``."""
+        return self._hasher.digest() if self._hasher is not None else xxh3_128_digest(self._first or b"")

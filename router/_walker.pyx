@@ -30,8 +30,6 @@ cdef enum:
     UNDEFINED_LENGTH = 0xFFFFFFFF
     # A longer value is not collected: no rule compares 64 KiB of text.
     VALUE_LIMIT = 65536
-    # Longest element header: explicit VR with a 32-bit length.
-    LONGEST_HEADER = 12
 
     VR_UNKNOWN = 0
     VR_SHORT = 1
@@ -94,30 +92,8 @@ cdef bint is_sequence_tag(uint32_t tag) noexcept nogil:
     return low < SEQUENCE_TAG_COUNT and SEQUENCE_TAGS[low] == tag
 
 
-cdef struct Wanted:
-    # One element that is collected, or a sequence that holds some.
-    uint32_t tag
-    int path
-    int first_item
-    int items
-
-cdef struct WantedItem:
-    uint32_t number
-    int level
-
-cdef struct Level:
-    # The wanted elements of the data set itself or of one item: a range of Wanted, tags ascending.
-    int first
-    int count
-
-
 cdef class Plan:
     """The wanted paths as arrays that the walk can search without touching a Python object. Level 0 is the data set."""
-
-    cdef list paths
-    cdef Wanted* wanted
-    cdef WantedItem* items
-    cdef Level* levels
 
     def __cinit__(self, paths):
         cdef int number, wanted = 0, items = 0
@@ -161,7 +137,7 @@ cdef class Plan:
         PyMem_Free(self.items)
         PyMem_Free(self.levels)
 
-    cdef inline int find(self, int level, uint32_t tag) noexcept nogil:
+    cdef int find(self, int level, uint32_t tag) noexcept nogil:
         """The number of the Wanted with this tag in a level, or -1."""
         cdef int low, high, middle
         if level < 0:
@@ -178,7 +154,7 @@ cdef class Plan:
             return low
         return -1
 
-    cdef inline int below(self, int wanted, uint32_t item) noexcept nogil:
+    cdef int below(self, int wanted, uint32_t item) noexcept nogil:
         """The level of one item of a wanted sequence, or -1."""
         cdef int i
         if wanted < 0:
@@ -203,27 +179,6 @@ cdef Plan plan_for(wanted):
     return plan
 
 
-cdef enum FrameKind:
-    DATA_SET
-    ITEM
-    SEQUENCE
-    FRAGMENTS
-
-
-cdef struct Frame:
-    FrameKind kind
-    bint explicit
-    bint little
-    # DATA_SET and ITEM: the level of wanted elements; SEQUENCE: the Wanted; -1 for neither.
-    int wanted
-    # SEQUENCE: number of the next item.
-    uint32_t next_item
-    # Where it ends; NO_END for undefined length.
-    uint64_t end
-    # The nearest end of something around it that has one.
-    uint64_t limit
-
-
 cdef class ElementWalker:
     """Checks the element framing of a data set as it streams past, to the last byte, and collects some values.
 
@@ -246,34 +201,6 @@ cdef class ElementWalker:
 
     Standard: PS3.5 §7, Annex A.4.
     """
-
-    cdef Plan _plan
-    cdef Frame* _stack
-    cdef int _top
-    cdef int _nesting
-    cdef int _max_depth
-    cdef uint64_t _max_elements
-    cdef uint64_t _max_header_bytes
-    cdef uint64_t _elements
-    cdef uint64_t _header_bytes
-    cdef uint64_t _position
-    cdef uint64_t _skip
-    cdef uint8_t[LONGEST_HEADER] _held
-    cdef int _have
-    cdef bint _begun
-    cdef bint _in_meta
-    cdef bint _past_header
-    cdef bytearray _seen
-    cdef int _target
-    cdef uint32_t _target_vr
-    cdef bytearray _value
-    cdef object _error
-    cdef bint _explicit
-    cdef bint _little
-    cdef readonly bint truncated
-    cdef readonly bint has_meta
-    cdef readonly dict values
-    cdef readonly list unavailable
 
     def __cinit__(self):
         self._stack = NULL
@@ -339,13 +266,17 @@ cdef class ElementWalker:
             DatasetError: FRAMING_ERROR, TOO_MANY_ELEMENTS or NESTED_TOO_DEEP; again with every later call.
         """
         cdef Py_buffer view
-        if self._error is not None:
-            raise self._error
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            self._walk(<const uint8_t*>view.buf, view.len)
+            self.look(<const uint8_t*>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
+
+    cdef int look(self, const uint8_t* data, Py_ssize_t n) except -1:
+        """``feed``, for other native code."""
+        if self._error is not None:
+            raise self._error
+        return self._walk(data, n)
 
     def finish(self):
         """The data set ends here.
@@ -407,7 +338,7 @@ cdef class ElementWalker:
                     self._pop()
         return 0
 
-    cdef inline void _pop(self) noexcept:
+    cdef void _pop(self) noexcept:
         if self._stack[self._top].kind == SEQUENCE:
             self._nesting -= 1
         self._top -= 1
@@ -433,7 +364,7 @@ cdef class ElementWalker:
         self._target = -1
         return 0
 
-    cdef inline int _want(self, int wanted, uint32_t vr, uint64_t length) except -1:
+    cdef int _want(self, int wanted, uint32_t vr, uint64_t length) except -1:
         """Decide whether the value of ``length`` bytes that follows is collected."""
         cdef int path
         if wanted < 0:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router._blocks import BLOCK_SIZE, PIECE_SIZE, Gatherer, read_piece
+from router._walker import ElementWalker
 from router.errors import DatasetError
 from router.spool.staging import read_past_cache
 
@@ -29,6 +31,7 @@ def test_fragments_of_any_size_come_out_in_order(sizes: list[int]) -> None:
     assert b"".join(buffers) == b"".join(fragments)
     assert all(len(buffer) == BLOCK_SIZE for buffer in buffers[:-1])
     assert gatherer.take() == []
+    assert gatherer.digest() == xxhash.xxh3_128_digest(b"".join(fragments))
 
 
 def test_a_data_set_that_fits_a_block_takes_no_more_than_its_bytes() -> None:
@@ -66,15 +69,42 @@ def test_only_contiguous_bytes_are_taken() -> None:
         Gatherer().write(memoryview(bytes(100))[::2])
 
 
-def test_what_is_gathered_is_looked_at_and_hashed_first() -> None:
-    seen: list[tuple[str, bytes]] = []
-    gatherer = Gatherer(
-        lambda data: seen.append(("look", bytes(data))), lambda data: seen.append(("hash", bytes(data)))
-    )
+def test_what_is_gathered_is_looked_at_first() -> None:
+    seen: list[tuple[bytes, int]] = []
+    gatherer = Gatherer(lambda data: seen.append((bytes(data), gatherer.held)))
     gatherer.write(b"ab")
     gatherer.write(b"c")
-    assert seen == [("look", b"ab"), ("hash", b"ab"), ("look", b"c"), ("hash", b"c")]
+    assert seen == [(b"ab", 0), (b"c", 2)]
     assert (gatherer.size, gatherer.held) == (3, 3)
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK_SIZE, BLOCK_SIZE + 1, 3 * BLOCK_SIZE])
+def test_a_walker_looks_by_itself(size: int) -> None:
+    def walker() -> ElementWalker:
+        return ElementWalker(explicit=True, little_endian=True, wanted=frozenset({(0x00080060,)}))
+
+    data = b"\x08\0\x60\0CS\x02\0CT" + b"\xe0\x7f\x10\0OW\0\0" + size.to_bytes(4, "little") + bytes(size)
+    seen = walker()
+    gatherer = Gatherer(seen)
+    for start in range(0, len(data), 50_000):
+        gatherer.write(data[start : start + 50_000])
+    seen.finish()
+    assert seen.values == {(0x00080060,): ("CS", b"CT")}
+    wrong = Gatherer(walker())
+    for piece in (data, b"\xfe\xff\0\xe0\0\0\0\0", b"more"):
+        wrong.write(piece)
+    assert (str(wrong.error), wrong.held) == ("0xC001: delimiter where none may be", 0)
+
+
+def test_what_is_taken_bit_by_bit_is_hashed_as_a_whole() -> None:
+    gatherer = Gatherer()
+    assert gatherer.digest() == xxhash.xxh3_128_digest(b"")
+    taken = []
+    for size in (3, 0, BLOCK_SIZE, 5, 2 * BLOCK_SIZE):
+        gatherer.write(os.urandom(size))
+        taken += [*gatherer.full(), *gatherer.take()] if size < BLOCK_SIZE else gatherer.full()
+    taken += gatherer.take()
+    assert gatherer.digest() == xxhash.xxh3_128_digest(b"".join(taken))
 
 
 def test_what_is_wrong_is_remembered_and_nothing_is_kept_of_it() -> None:
@@ -98,7 +128,7 @@ def test_of_more_than_may_be_kept_whole_the_full_blocks_go_on_as_they_fill() -> 
     def beyond() -> None:
         asked.append((gatherer.size, [bytes(block) for block in gatherer.full()]))
 
-    gatherer = Gatherer(None, None, beyond, BLOCK_SIZE + 5)
+    gatherer = Gatherer(None, beyond, BLOCK_SIZE + 5)
     whole = bytes([1]) * BLOCK_SIZE, bytes([2]) * BLOCK_SIZE, bytes([3]) * BLOCK_SIZE
     for fragment in (*whole[:1], b"abcde", b"f", whole[1], whole[2]):
         gatherer.write(fragment)
@@ -113,7 +143,7 @@ def test_of_more_than_may_be_kept_whole_the_full_blocks_go_on_as_they_fill() -> 
 
 def test_it_can_be_told_to_pass_on_what_comes_however_little_there_is() -> None:
     asked: list[int] = []
-    gatherer = Gatherer(None, None, lambda: asked.append(gatherer.size))
+    gatherer = Gatherer(None, lambda: asked.append(gatherer.size))
     gatherer.write(b"a")
     assert asked == []
     gatherer.pass_on()
@@ -133,7 +163,7 @@ def test_what_was_dropped_is_let_go_and_what_still_comes_is_nobodys() -> None:
 
 
 def test_who_takes_what_is_full_may_drop_the_rest() -> None:
-    gatherer = Gatherer(None, None, lambda: gatherer.drop(), 5)
+    gatherer = Gatherer(None, lambda: gatherer.drop(), 5)
     gatherer.write(bytes(BLOCK_SIZE + 7))
     gatherer.write(bytes(7))
     assert (gatherer.held, gatherer.take()) == (0, [])

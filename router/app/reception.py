@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import xxhash
-
 from router._blocks import Gatherer
 from router.app.cut_through import CUT_THROUGH, KEEP, CutThrough
 from router.delivery.early import EarlyTransfer
@@ -77,7 +75,6 @@ class StoreReception:
         "_cut_asked",
         "_error",
         "_gatherer",
-        "_hasher",
         "_held",
         "_inspector",
         "_intake",
@@ -114,9 +111,8 @@ class StoreReception:
         limits = intake.limits
         self._rules = intake.rules()
         self._inspector = DatasetInspector(transfer_syntax, self._rules.wanted, limits)
-        self._hasher = xxhash.xxh3_128()
         most = min(limits.object_memory, limits.object_size)
-        self._gatherer = Gatherer(self._inspector.look, self._hasher.update, self._beyond, most)
+        self._gatherer = Gatherer(self._inspector.look, self._beyond, most)
         self.write = self._gatherer.write
         self.read = self._gatherer.read
         """Most data sets go by these natively, from the first byte to the last."""
@@ -208,7 +204,7 @@ class StoreReception:
         except Exception:
             self.discard()
             raise
-        info = self._info(texts, intake.ids.next(), self._hasher.digest())
+        info = self._info(texts, intake.ids.next(), self._gatherer.digest())
         cut = self._cut
         if cut is not None and not self._inspector.head_was_all:
             # Something that the rules name stood behind the pixels: what was decided without it does not hold.

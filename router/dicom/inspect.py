@@ -87,11 +87,11 @@ class DatasetInspector:
         return self._walker is not None and self._walker.has_meta
 
     @property
-    def look(self) -> Callable[[Buffer], None] | None:
-        """What takes the next bytes and raises DatasetError for what they hold; None: there is nothing to be seen.
-        Whoever uses it instead of ``feed`` stops at the first error."""
-        reader = self._inflater or self._walker
-        return None if reader is None else reader.feed
+    def look(self) -> ElementWalker | Callable[[Buffer], None] | None:
+        """What takes the next bytes and raises DatasetError for what they hold: a walker that native code can feed, or
+        else a function; None: there is nothing to be seen. Whoever uses it instead of ``feed`` stops at the first
+        error."""
+        return self._walker if self._inflater is None else self._inflater.feed
 
     def feed(self, data: Buffer) -> None:
         """The next bytes, one contiguous buffer of bytes. Never raises for what they hold: see ``error``."""

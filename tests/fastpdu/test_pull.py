@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,8 +149,8 @@ def test_a_large_data_set_passes_through_no_buffer(ends: tuple[socket.socket, so
     data = bytes(range(256)) * 2000
     pieces = [p_data(1, 0, data[start : start + 131000]) for start in range(0, len(data), 131000)]
     stream = memoryview(b"".join(pieces) + p_data(1, 2, b"end") + RELEASE_RQ)
-    hashed = bytearray()
-    pulling = Pulling(Gatherer(update=hashed.extend), glance=512)
+    seen = bytearray()
+    pulling = Pulling(Gatherer(look=seen.extend), glance=512)
     while stream:
         try:
             stream = stream[theirs.send(stream) :]
@@ -157,7 +158,8 @@ def test_a_large_data_set_passes_through_no_buffer(ends: tuple[socket.socket, so
             pulling.read(ours)
     pulling.read(ours)
     kept = pulling.gatherer.take()
-    assert b"".join(bytes(buffer) for buffer in kept) == bytes(hashed) == data + b"end"
+    assert b"".join(bytes(buffer) for buffer in kept) == bytes(seen) == data + b"end"
+    assert pulling.gatherer.digest() == xxhash.xxh3_128_digest(bytes(seen))
     assert all(len(buffer) == BLOCK_SIZE for buffer in kept[:-1])
     assert pulling.pulled > 0.9 * len(data)
     assert pulling.found[-1] == (5, bytes(4))
@@ -276,7 +278,7 @@ def test_a_fault_at_the_last_byte_is_told_to_who_takes_what_was_gathered(
         raise KeyError("a fault of ours")
 
     ours, theirs = ends
-    gatherer = Gatherer(update=faulty)
+    gatherer = Gatherer(faulty)
     theirs.sendall(bytes(10))
     assert gatherer.read(ours.fileno(), 10, None) == 10
     assert gatherer.held == 0

@@ -21,7 +21,7 @@ class KeptReception(GatheringReception):
 
     def __init__(self, intake: GatheringIntake, facts: dict[str, Any], resume: Callable[[], None]) -> None:
         super().__init__(intake, facts, resume)
-        self.gatherer = Gatherer(update=self.data.extend, beyond=self.beyond, most=KEPT)
+        self.gatherer = Gatherer(self.data.extend, self.beyond, KEPT)
         self.write = self.gatherer.write
         self.straight = 0
 
