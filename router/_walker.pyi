@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 from router.ports import Buffer
 
+def valid_uid(text: str) -> bool: ...
 def plain_text(value: bytes) -> str | None: ...
 def alike(
     values: dict[tuple[int, ...], tuple[str, bytes]], paths: tuple[tuple[int, ...], ...], most: int

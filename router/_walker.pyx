@@ -19,6 +19,12 @@ from router.model import Status
 
 include "_sequence_tags.pxi"
 
+cdef extern from "Python.h":
+    int PyUnicode_1BYTE_KIND
+    int PyUnicode_KIND(object text)
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+
 cdef enum:
     ITEM_TAG = 0xFFFEE000
     ITEM_DELIMITER = 0xFFFEE00D
@@ -511,6 +517,23 @@ cdef class ElementWalker:
         top.next_item += 1
         self._push(ITEM, top.explicit, top.little, level, length)
         return 8
+
+
+def valid_uid(str text not None):
+    """Whether this is 1 to 64 digits and dots with no component empty (PS3.5 §9.1).
+
+    Leading zeros of a component are forbidden by the standard, harmless to us, and sent by modalities: accepted.
+    """
+    cdef Py_ssize_t n = PyUnicode_GET_LENGTH(text), index
+    cdef const uint8_t* p = <const uint8_t*>PyUnicode_DATA(text)
+    cdef uint8_t before = 0x2E
+    if n == 0 or n > 64 or PyUnicode_KIND(text) != PyUnicode_1BYTE_KIND:
+        return False
+    for index in range(n):
+        if not (0x30 <= p[index] <= 0x39 or (p[index] == 0x2E and before != 0x2E)):
+            return False
+        before = p[index]
+    return before != 0x2E
 
 
 cpdef plain_text(bytes value):

@@ -13,22 +13,14 @@ import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 
+from router._walker import valid_uid as valid_uid
+
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
-
-_UID = re.compile(r"[0-9]+(?:\.[0-9]+)*", re.ASCII)
-
-
-def valid_uid(text: str) -> bool:
-    """Whether this is 1 to 64 digits and dots with no component empty (PS3.5 §9.1).
-
-    Leading zeros of a component are forbidden by the standard, harmless to us, and sent by modalities: accepted.
-    """
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
 def clean(value: bytes | str) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pynetdicom  # noqa: F401 (adds the newest transfer syntaxes to the dictionary that the test compares with)
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom._uid_dict import UID_dictionary
 
 from router.dicom import uids
@@ -20,6 +24,11 @@ def test_valid_uids(uid):
 )
 def test_invalid_uids(uid):
     assert not uids.valid_uid(uid)
+
+
+@given(st.one_of(st.text("019. a\u0661", max_size=8), st.text("1.", min_size=60, max_size=67)))
+def test_a_uid_is_digits_with_single_dots_between_them(text):
+    assert uids.valid_uid(text) == (len(text) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", text) is not None)
 
 
 def test_cleaning_trims_nul_and_space_and_never_raises():
