@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import xxhash
-
 LEAST = 1 << 17
 """UIDs that the smallest filter is made for."""
 BITS = 32
@@ -24,10 +22,12 @@ class _Filter:
         self.capacity = (self._mask + 1) // BITS
         self.added = 0
 
-    def add(self, number: int) -> bool:
-        """True if it was not there; ``number`` has 128 evenly spread bits."""
+    def add(self, name: str) -> bool:
+        """True if it was not there."""
         bits, mask = self._bits, self._mask
-        one, other = number & mask, number >> 64 & mask
+        # Python's own hash: 64 evenly spread bits, and nobody outside knows which names have the same.
+        number = hash(name)
+        one, other = number & mask, number >> 32 & mask
         if bits[one >> 3] >> (one & 7) & bits[other >> 3] >> (other & 7) & 1:
             return False
         bits[one >> 3] |= 1 << (one & 7)
@@ -48,14 +48,13 @@ class KnownInstances:
         self._filter = _Filter(2 * count)
         self._next: _Filter | None = None
         for name in names:
-            self._filter.add(xxhash.xxh3_128_intdigest(name.encode()))
+            self._filter.add(name)
 
     def add(self, name: str) -> bool:
         """From now on it is known; True if it surely was not before."""
-        number = xxhash.xxh3_128_intdigest(name.encode())
         if self._next is not None:
-            self._next.add(number)
-        return self._filter.add(number)
+            self._next.add(name)
+        return self._filter.add(name)
 
     @property
     def full(self) -> bool:
@@ -70,7 +69,7 @@ class KnownInstances:
         """The ledger has these. In any thread, while nothing else adds them."""
         if self._next is not None:
             for name in names:
-                self._next.add(xxhash.xxh3_128_intdigest(name.encode()))
+                self._next.add(name)
 
     def stay(self) -> None:
         """The next filter cannot be completed; it is begun again later."""
