@@ -81,7 +81,7 @@ class SpoolEntry(Protocol):
 
     info: InstanceInfo
     decision: Decision
-    location: Location | None
+    location: Location
     """Set by the spool before ``synced`` is called."""
     chunks: Sequence[Buffer] | None
     """The data set of a small record; None of a streamed one."""

@@ -30,7 +30,7 @@ from router.delivery.lane import Lane
 from router.delivery.memory import Budget
 from router.dicom.attributes import Attributes
 from router.errors import LedgerError, SpoolError, SpoolFull, fault_location
-from router.ledger import Receipt, ReceiptResult, SqliteLedger
+from router.ledger import ReceiptResult, SqliteLedger
 from router.model import Decision, Delivery, InstanceInfo, Limits, Location, LogPosition, Origin, Status, Verdict
 from router.ports import Log
 from router.routing import RuleSet
@@ -170,53 +170,41 @@ class StoreIntake:
             known = self.known.add
             for entry in entries:
                 entry.new = known(entry.info.sop_instance)
-        sure: list[Any] = []
-        unsure: list[Any] = []
+        careful = self.changed_duplicate == "reject"
+        sure: list[Entry] = []
+        """The answer does not depend on the ledger."""
+        unsure: list[Entry] = []
         for entry in entries:
-            (sure if self._is_sure(entry) else unsure).append(entry)
+            (sure if entry.chunks is not None and (entry.new or not careful) else unsure).append(entry)
+        offered: list[Delivery] = []
         if sure:
             self._stored(sure)
             for entry in sure:
                 if entry.new and entry.direct:
-                    self._make_deliveries(entry)
+                    offered += self._make_deliveries(entry)
         for members, answered in ((sure, True), (unsure, False)):
             if members:
-                receipts = [
-                    Receipt(
-                        info=entry.info,
-                        decision=entry.decision,
-                        location=entry.location,
-                        direct=entry.direct,
-                        sent=entry.sent,
-                        on_duplicate=self.changed_duplicate,
-                    )
-                    for entry in members
-                ]
                 group = _Group(self, members, answered=answered)
-                self.ledger.record(receipts, group.committed, position=position, owed=answered)
-        self._offer([delivery for entry in sure for delivery in entry.sent])
+                self.ledger.record(members, group.committed, position=position, owed=answered)
+        self._offer(offered)
 
-    def _is_sure(self, entry: Entry) -> bool:
-        """The answer does not depend on the ledger."""
-        return entry.chunks is not None and (entry.new or self.changed_duplicate != "reject")
-
-    def _make_deliveries(self, entry: Entry) -> None:
+    def _make_deliveries(self, entry: Entry) -> Sequence[Delivery]:
         """Of what is surely new, for the lanes that have a place for it: as the ledger would make them."""
-        location, number = entry.location, self.ledger.next_delivery
-        if location is None:
-            return
-        info, chunks, direct, priority = entry.info, entry.chunks, entry.direct, entry.decision.priority
-        entry.sent = tuple(
-            Delivery(
-                id=number(), destination=name, instance=info, location=location, priority=priority, fence=1,
-                chunks=chunks,
-            )
-            for name in entry.decision.destinations
-            if name in direct
-        )  # fmt: skip
-        entry.direct = frozenset()
+        number, info, direct = self.ledger.next_delivery, entry.info, entry.direct
+        sent = []
+        for name in entry.decision.destinations:
+            if name in direct:
+                sent.append(
+                    Delivery(
+                        id=number(), destination=name, instance=info, location=entry.location,
+                        priority=entry.decision.priority, fence=1, chunks=entry.chunks,
+                    )
+                )  # fmt: skip
+        entry.sent = tuple(sent)
+        entry.direct = NOWHERE
         entry.chunks = None
         self.freed(info.size)
+        return sent
 
     def _offer(self, deliveries: Sequence[Delivery]) -> None:
         """To their lanes. The ledger has been told of them before: what it hears next is what became of them."""
@@ -249,7 +237,7 @@ class StoreIntake:
             self._refuse(entries, outcome)
             if not self.ledger.failed:
                 # The records are written and nobody owns them: their places are free again.
-                self.spool.settled([entry.location for entry in entries if entry.location is not None])
+                self.spool.settled([entry.location for entry in entries])
             return
         if not group.answered:
             for entry, result in zip(entries, outcome, strict=True):
@@ -312,6 +300,7 @@ class StoreIntake:
         """No lane gets it in this run."""
         self._begun -= 1
         if entry.chunks is not None:
+            entry.chunks = None
             self.freed(entry.info.size)
         for name in entry.direct:
             self.lanes[name].cancel_reservation()

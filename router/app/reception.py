@@ -13,7 +13,8 @@ from router.dicom import attributes as attributes_of
 from router.dicom.attributes import Attributes
 from router.dicom.inspect import DatasetInspector
 from router.errors import DatasetError
-from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Status, Verdict
+from router.ledger import Receipt
+from router.model import Decision, Delivery, InstanceInfo, Origin, Status, Verdict
 from router.ports import Buffer
 from router.spool import SpoolStream
 
@@ -24,6 +25,7 @@ STREAM_HIGH = 4 << 20
 """Bytes of one streamed object that may wait for the disk before its socket rests."""
 STREAM_LOW = 1 << 20
 NONE_EARLY: Mapping[str, EarlyTransfer] = {}
+NONE_SENT: tuple[Delivery, ...] = ()
 
 
 IDENTIFYING = (
@@ -37,10 +39,10 @@ IDENTIFYING = (
 )
 
 
-class Entry:
-    """One instance on its way through spool and ledger."""
+class Entry(Receipt):
+    """One instance on its way through the spool; for the ledger, its receipt once the spool has said where it lies."""
 
-    __slots__ = ("chunks", "decision", "direct", "done", "early", "ended_at", "info", "location", "new", "sent")
+    __slots__ = ("chunks", "done", "early", "ended_at", "new")
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Entry:
         decision: Decision,
         chunks: Sequence[Buffer] | None,
         direct: frozenset[str],
+        on_duplicate: str,
         done: Callable[[int, str], None],
         ended_at: float,
     ) -> None:
@@ -55,6 +58,8 @@ class Entry:
         self.decision = decision
         self.chunks = chunks
         self.direct = direct
+        self.sent = NONE_SENT
+        self.on_duplicate = on_duplicate
         self.done = done
         self.ended_at = ended_at
         """When its last fragment came, by the loop's clock."""
@@ -62,9 +67,6 @@ class Entry:
         """No other instance with its UID was ever here; set when it is durable."""
         self.early: Mapping[str, EarlyTransfer] = NONE_EARLY
         """What is being sent of it already, by destination."""
-        self.location: Location | None = None
-        self.sent: tuple[Delivery, ...] = ()
-        """What lanes have without having heard of the ledger's commit."""
 
 
 class StoreReception:
@@ -223,7 +225,15 @@ class StoreReception:
             return
         direct = intake.reserve(decision)
         self._forget_recent()
-        entry = Entry(info, decision, kept if stream is None else None, direct, done, intake.loop.time())
+        entry = Entry(
+            info,
+            decision,
+            kept if stream is None else None,
+            direct,
+            intake.changed_duplicate,
+            done,
+            intake.loop.time(),
+        )
         if stream is not None:
             if cut is not None:
                 entry.early = cut.transfers

@@ -45,7 +45,6 @@ from router.model import (
     OutcomeKind,
     Share,
     Verdict,
-    value,
 )
 
 LEASE_SECONDS = 60.0
@@ -60,7 +59,7 @@ HISTORY_SECONDS = 90 * 86400.0
 LAST_ID = (1 << 63) - 1
 
 
-@value
+@dataclass(slots=True, kw_only=True)
 class Receipt:
     """One instance whose bytes are written: to be committed with everything it owes."""
 

@@ -42,9 +42,11 @@ def answers_do_not_wait_for_the_disk() -> None:
     class Answered(reception.Entry):
         __slots__ = ()
 
-        def __init__(self, info: Any, decision: Any, chunks: Any, direct: Any, done: Any, ended_at: float) -> None:
+        def __init__(
+            self, info: Any, decision: Any, chunks: Any, direct: Any, on_duplicate: str, done: Any, ended_at: float
+        ) -> None:
             done(0x0000, "")
-            super().__init__(info, decision, chunks, direct, lambda status, comment: None, ended_at)
+            super().__init__(info, decision, chunks, direct, on_duplicate, lambda status, comment: None, ended_at)
 
     reception.Entry = Answered  # type: ignore[misc]
 
