@@ -25,6 +25,12 @@ def value(cls: type[T]) -> type[T]:
     return dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
 
 
+@dataclass_transform(frozen_default=True)
+def small_value(cls: type[T]) -> type[T]:
+    """As ``value``, its few fields in order."""
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -169,7 +175,7 @@ class Decision:
     """Identifies the rule set: the first 12 hex digits of its text's SHA-256."""
 
 
-@dataclass(frozen=True, slots=True)
+@small_value
 class Location:
     """Where a record lies in the spool. Means something only to the spool."""
 

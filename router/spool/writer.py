@@ -64,7 +64,7 @@ Item = SpoolEntry | Move
 class _OpenLog:
     """A segment that the log goes to, or went to and is not yet committed throughout."""
 
-    __slots__ = ("file", "in_flight", "left", "marked", "position", "segment", "synced")
+    __slots__ = ("file", "in_flight", "left", "marked", "position", "segment", "synced", "untold", "untold_bytes")
 
     def __init__(self, segment: Segment, file: SegmentFile) -> None:
         self.segment = segment
@@ -76,19 +76,10 @@ class _OpenLog:
         self.marked = FIRST_RECORD
         """What its sync mark says."""
         self.in_flight = 0
+        self.untold = self.untold_bytes = 0
+        """Records that are committed and not yet counted by the pool, and their bytes."""
         self.left = False
         """Nothing more goes there."""
-
-
-class _Placed:
-    """A record on its way to the disk."""
-
-    __slots__ = ("item", "location", "log")
-
-    def __init__(self, item: Item, log: _OpenLog, location: Location) -> None:
-        self.item = item
-        self.log = log
-        self.location = location
 
 
 class LogWriter:
@@ -177,31 +168,28 @@ class LogWriter:
                 log = self._go_on()
                 if log is None:
                     return
-            self._write(log, waiting.popleft())
-
-    def _write(self, log: _OpenLog, item: Item) -> None:
-        segment, start = log.segment, log.position
-        info = item.info
-        try:
-            record, length = encode_record(
-                info, item.decision, item.chunks or (), epoch=segment.epoch, synced=log.synced
-            )
-        except SpoolError as error:
-            self._loop.call_soon(self._refuse, [item], error)
-            return
-        if self._committer is None:
-            raise SpoolError("the spool is closed")
-        placed = _Placed(item, log, Location(segment.number, segment.epoch, start, length))
-        self._committer.submit(log.file.bulk, record, start, placed)
-        log.position = start + align(length)
-        if not self._in_flight:
-            self._moved_at = self._loop.time()
-        log.in_flight += 1
-        self._in_flight += 1
-        if info.size > self._space.largest_object:
-            self._space.largest_object = info.size
-        if log.position > self._segment_size // 2 and self._next is None:
-            self._take()
+            if self._committer is None:
+                raise SpoolError("the spool is closed")
+            item = waiting.popleft()
+            segment, start, info = log.segment, log.position, item.info
+            try:
+                record, length = encode_record(
+                    info, item.decision, item.chunks or (), epoch=segment.epoch, synced=log.synced
+                )
+            except SpoolError as error:
+                self._loop.call_soon(self._refuse, [item], error)
+                continue
+            placed = log, item, Location(segment.number, segment.epoch, start, length)
+            self._committer.submit(log.file.bulk, record, start, placed)
+            log.position = start + align(length)
+            if not self._in_flight:
+                self._moved_at = self._loop.time()
+            log.in_flight += 1
+            self._in_flight += 1
+            if info.size > self._space.largest_object:
+                self._space.largest_object = info.size
+            if log.position > self._segment_size // 2 and self._next is None:
+                self._take()
 
     def _go_on(self) -> _OpenLog | None:
         """The next segment; None while it is not there. The record that crosses the end of one still goes in whole."""
@@ -259,25 +247,32 @@ class LogWriter:
             return
         entries: list[SpoolEntry] = []
         moves: list[tuple[Move, Location]] = []
+        logs: list[_OpenLog] = []
         position: LogPosition | None = None
         refused: list[Item] = []
         self._moved_at = self._loop.time()
-        for placed, write_problem, sync_problem in self._committer.done():
-            log, item, location = placed.log, placed.item, placed.location
+        for (log, item, location), write_problem, sync_problem in self._committer.done():
+            if not logs or log is not logs[-1]:
+                logs.append(log)
             self._in_flight -= 1
             log.in_flight -= 1
             if write_problem or sync_problem:
                 self._met(log, location, write_problem, sync_problem)
                 refused.append(item)
+                continue
+            log.synced = location.offset + align(location.length)
+            log.untold += 1
+            log.untold_bytes += location.length
+            if type(item) is Move:
+                moves.append((item, location))
             else:
-                log.synced = location.offset + align(location.length)
-                position = LogPosition(location.epoch, log.synced)
-                self._pool.add(log.segment, 1, location.length, log.synced)
-                if isinstance(item, Move):
-                    moves.append((item, location))
-                else:
-                    item.location = location
-                    entries.append(item)
+                item.location = location
+                entries.append(item)
+        for log in logs:
+            if log.untold:
+                self._pool.add(log.segment, log.untold, log.untold_bytes, log.synced)
+                position = LogPosition(log.segment.epoch, log.synced)
+                log.untold = log.untold_bytes = 0
             if log.left and not log.in_flight:
                 self._in_files(self._close, log)
         if entries:
