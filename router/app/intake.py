@@ -28,7 +28,6 @@ from router.app.known import KnownInstances
 from router.app.reception import Entry, StoreReception
 from router.delivery.lane import Lane
 from router.delivery.memory import Budget
-from router.dicom.attributes import Attributes
 from router.errors import LedgerError, SpoolError, SpoolFull, fault_location
 from router.ledger import ReceiptResult, SqliteLedger
 from router.model import Decision, Delivery, InstanceInfo, Limits, Location, LogPosition, Origin, Status, Verdict
@@ -103,7 +102,7 @@ class StoreIntake:
         self.budget = budget if budget is not None else Budget(limits.window_memory)
         self.in_memory = 0
         """Bytes received and not yet given to the lanes, all receptions together."""
-        self._decisions = Decisions()
+        self.decisions = Decisions()
         self._resting: set[Callable[[], None]] = set()
         self._begun = 0
 
@@ -151,15 +150,16 @@ class StoreIntake:
 
     # Deciding ----------------------------------------------------------------------------------------------
 
-    def decide(self, rules: RuleSet, info: InstanceInfo, attributes: Attributes) -> Decision:
-        return self._decisions.of(rules, info, attributes)
-
     def reserve(self, decision: Decision) -> frozenset[str]:
         """The destinations whose lane takes this object straight into its window."""
         if decision.verdict is not Verdict.ROUTE:
             return NOWHERE
         lanes = self.lanes
-        return frozenset([name for name in decision.destinations if lanes[name].reserve()])
+        direct = []
+        for name in decision.destinations:
+            if lanes[name].reserve():
+                direct.append(name)
+        return frozenset(direct)
 
     # Durable, then recorded -----------------------------------------------------------------------------------
 

@@ -189,8 +189,9 @@ class StoreReception:
         intake = self._intake
         stream = self._stream
         try:
-            if self._failed() and self._error is not None:
-                raise self._error
+            error = self._error or self._gatherer.error
+            if error is not None:
+                raise error
             self._count()
             kept = self._gatherer.take()
             if stream is not None:
@@ -212,7 +213,7 @@ class StoreReception:
             # Something that the rules name stood behind the pixels: what was decided without it does not hold.
             cut.give_up()
             cut = None
-        decision = cut.decision if cut is not None else intake.decide(self._rules, info, attributes)
+        decision = cut.decision if cut is not None else intake.decisions.of(self._rules, info, attributes)
         intake.decided(decision)
         if decision.verdict is Verdict.REJECT or decision.verdict is Verdict.DISCARD:
             self._drop()
@@ -224,7 +225,8 @@ class StoreReception:
                 done(Status.SUCCESS, "")
             return
         direct = intake.reserve(decision)
-        self._forget_recent()
+        if self._recent is not None:
+            self._forget_recent()
         entry = Entry(
             info,
             decision,
@@ -263,7 +265,7 @@ class StoreReception:
             return  # told at the end
         intake = self._intake
         info = self._info(texts, 0, b"")
-        decision = intake.decide(self._rules, info, attributes)
+        decision = intake.decisions.of(self._rules, info, attributes)
         self._cut = CutThrough.begin(
             info,
             decision,

@@ -36,9 +36,10 @@ _INFLATE_STEP = 64 << 10
 _TRAILER = 9
 
 
-@lru_cache(maxsize=16)
-def _with_always(wanted: frozenset[Path]) -> frozenset[Path]:
-    return wanted | ALWAYS
+@lru_cache(maxsize=64)
+def _how(transfer_syntax: str, wanted: frozenset[Path]) -> tuple[uids.TransferSyntax | None, frozenset[Path]]:
+    """The same for nearly all that arrive."""
+    return uids.lookup(transfer_syntax), wanted | ALWAYS
 
 
 class DatasetInspector:
@@ -54,7 +55,7 @@ class DatasetInspector:
         limits: ``sequence_depth``, ``elements``, ``header_bytes``, ``inflate_ratio``.
     """
 
-    __slots__ = ("_head", "_inflater", "_little", "_walker", "error", "size")
+    __slots__ = ("_head", "_inflater", "_little", "_walker", "error", "look", "size")
 
     def __init__(self, transfer_syntax: str, wanted: frozenset[Path], limits: Limits) -> None:
         self.size = 0
@@ -66,32 +67,30 @@ class DatasetInspector:
         self._walker: ElementWalker | None = None
         self._inflater: _Inflater | None = None
         self._little = True
-        syntax = uids.lookup(transfer_syntax)
+        self.look: ElementWalker | Callable[[Buffer], None] | None = None
+        """What takes the next bytes and raises DatasetError for what they hold: a walker that native code can feed, or
+        else a function; None: there is nothing to be seen. Whoever uses it instead of ``feed`` stops at the first
+        error."""
+        syntax, wanted = _how(transfer_syntax, wanted)
         if syntax is None:
             return
         self._little = syntax.little_endian
-        self._walker = ElementWalker(
+        self.look = self._walker = ElementWalker(
             explicit=syntax.explicit,
             little_endian=syntax.little_endian,
-            wanted=_with_always(wanted),
+            wanted=wanted,
             max_depth=limits.sequence_depth,
             max_elements=limits.elements,
             max_header_bytes=limits.header_bytes,
         )
         if syntax.deflated:
             self._inflater = _Inflater(self._walker, limits.header_bytes, limits.inflate_ratio)
+            self.look = self._inflater.feed
 
     @property
     def has_meta(self) -> bool:
         """The data set begins with group 0002, which has no business there (PS3.5 §7.1)."""
         return self._walker is not None and self._walker.has_meta
-
-    @property
-    def look(self) -> ElementWalker | Callable[[Buffer], None] | None:
-        """What takes the next bytes and raises DatasetError for what they hold: a walker that native code can feed, or
-        else a function; None: there is nothing to be seen. Whoever uses it instead of ``feed`` stops at the first
-        error."""
-        return self._walker if self._inflater is None else self._inflater.feed
 
     def feed(self, data: Buffer) -> None:
         """The next bytes, one contiguous buffer of bytes. Never raises for what they hold: see ``error``."""
