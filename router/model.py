@@ -26,8 +26,9 @@ def value(cls: type[T]) -> type[T]:
 
 
 @dataclass_transform(frozen_default=True)
-def small_value(cls: type[T]) -> type[T]:
-    """As ``value``, its few fields in order."""
+def ordered_value(cls: type[T]) -> type[T]:
+    """As ``value``, for what is made for every object: its fields may be given in order. Naming many of them takes
+    three times as long."""
     return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
@@ -97,7 +98,7 @@ class Origin:
     """IP address of the peer, no port."""
 
 
-@value
+@ordered_value
 class InstanceInfo:
     """What is known of one received instance when its last fragment is in."""
 
@@ -120,8 +121,6 @@ class InstanceInfo:
     modality: str = ""
     move_originator: tuple[str, int] | None = None
     """Move Originator AE title and Message ID of the C-STORE-RQ (0000,1030) (0000,1031), passed through."""
-    sop_class_bytes: bytes = b""
-    sop_instance_bytes: bytes = b""
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any], checksum: bytes) -> InstanceInfo:
@@ -175,7 +174,7 @@ class Decision:
     """Identifies the rule set: the first 12 hex digits of its text's SHA-256."""
 
 
-@small_value
+@ordered_value
 class Location:
     """Where a record lies in the spool. Means something only to the spool."""
 
@@ -206,7 +205,7 @@ class DeliveryState(StrEnum):
     HELD = "held"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Delivery:
     """One instance owed to one destination, as a lane holds it."""
 

@@ -36,6 +36,10 @@ from router.routing import RuleSet
 from router.spool import Spool
 
 NOWHERE: frozenset[str] = frozenset()
+FIRST = 1
+"""The fence of a delivery that is born leased."""
+ROUTE, SUCCESS = Verdict.ROUTE, Status.SUCCESS
+"""Found once: to look a member of an enumeration up is a call."""
 
 
 class _Group:
@@ -152,7 +156,7 @@ class StoreIntake:
 
     def reserve(self, decision: Decision) -> frozenset[str]:
         """The destinations whose lane takes this object straight into its window."""
-        if decision.verdict is not Verdict.ROUTE:
+        if decision.verdict is not ROUTE:
             return NOWHERE
         lanes = self.lanes
         direct = []
@@ -191,15 +195,11 @@ class StoreIntake:
     def _make_deliveries(self, entry: Entry) -> Sequence[Delivery]:
         """Of what is surely new, for the lanes that have a place for it: as the ledger would make them."""
         number, info, direct = self.ledger.next_delivery, entry.info, entry.direct
+        priority = entry.decision.priority
         sent = []
         for name in entry.decision.destinations:
             if name in direct:
-                sent.append(
-                    Delivery(
-                        id=number(), destination=name, instance=info, location=entry.location,
-                        priority=entry.decision.priority, fence=1, chunks=entry.chunks,
-                    )
-                )  # fmt: skip
+                sent.append(Delivery(number(), name, info, entry.location, priority, FIRST, 0, None, entry.chunks))
         entry.sent = tuple(sent)
         entry.direct = NOWHERE
         entry.chunks = None
@@ -222,7 +222,7 @@ class StoreIntake:
     def _stored(self, entries: list[Entry]) -> None:
         """The one place where 0x0000 is said of an object that is kept."""
         for entry in entries:
-            self._tell(entry, Status.SUCCESS, "")
+            self._tell(entry, SUCCESS, "")
         self.commit_observed(self.loop.time() - entries[0].ended_at, len(entries))
 
     def recorded(self, group: _Group) -> None:

@@ -26,7 +26,8 @@ STREAM_HIGH = 4 << 20
 STREAM_LOW = 1 << 20
 NONE_EARLY: Mapping[str, EarlyTransfer] = {}
 NONE_SENT: tuple[Delivery, ...] = ()
-
+REJECT, DISCARD = Verdict.REJECT, Verdict.DISCARD
+"""Found once: to look a member of an enumeration up is a call."""
 
 IDENTIFYING = (
     attributes_of.SOP_CLASS_UID,
@@ -215,10 +216,11 @@ class StoreReception:
             cut = None
         decision = cut.decision if cut is not None else intake.decisions.of(self._rules, info, attributes)
         intake.decided(decision)
-        if decision.verdict is Verdict.REJECT or decision.verdict is Verdict.DISCARD:
+        verdict = decision.verdict
+        if verdict is REJECT or verdict is DISCARD:
             self._drop()
             intake.ended()
-            if decision.verdict is Verdict.REJECT:
+            if verdict is REJECT:
                 done(Status.NOT_AUTHORIZED, "no rule takes this object")
             else:
                 intake.discarded(info, decision)
@@ -322,18 +324,18 @@ class StoreReception:
     def _info(self, texts: Sequence[str], number: int, checksum: bytes) -> InstanceInfo:
         study, series, patient_id, accession, modality = texts
         return InstanceInfo(
-            id=number,
-            sop_class=self._sop_class,
-            sop_instance=self._sop_instance,
-            transfer_syntax=self._transfer_syntax,
-            origin=self._origin,
-            received=time.time(),
-            size=self._gatherer.size,
-            checksum=checksum,
-            study=study,
-            series=series,
-            patient_id=patient_id,
-            accession=accession,
-            modality=modality,
-            move_originator=self._move_originator,
+            number,
+            self._sop_class,
+            self._sop_instance,
+            self._transfer_syntax,
+            self._origin,
+            time.time(),
+            self._gatherer.size,
+            checksum,
+            study,
+            series,
+            patient_id,
+            accession,
+            modality,
+            self._move_originator,
         )
