@@ -14,7 +14,6 @@ def plain_texts(
 class ElementWalker:
     def __init__(
         self,
-        *,
         explicit: bool,
         little_endian: bool,
         wanted: frozenset[tuple[int, ...]],

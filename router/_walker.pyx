@@ -213,7 +213,6 @@ cdef class ElementWalker:
 
     def __init__(
         self,
-        *,
         bint explicit,
         bint little_endian,
         frozenset wanted not None,
@@ -541,9 +540,12 @@ cpdef plain_text(bytes value):
     ESC, characters beyond ASCII (PS3.5 §6.1, §6.4)."""
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(value)
     cdef Py_ssize_t n = len(value), index
+    cdef uint8_t close = 0
+    # Without a way out, so that many are looked at in one step.
     for index in range(n):
-        if p[index] >= 0x80 or p[index] == 0x5C or p[index] == 0x1B:
-            return None
+        close |= (p[index] >= 0x80) | (p[index] == 0x5C) | (p[index] == 0x1B)
+    if close:
+        return None
     while n and (p[n - 1] == 0 or p[n - 1] == 0x20):
         n -= 1
     while n and (p[0] == 0 or p[0] == 0x20):

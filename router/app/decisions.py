@@ -34,7 +34,9 @@ class Decisions:
         values = attributes.alike(self._paths, LONGEST) if self._paths else None
         if values is None:
             return rules.decide(attributes, facts_of(info, info.received))
-        key = (values, info.sop_class, info.transfer_syntax, info.origin)
+        origin = info.origin
+        seen = origin.calling_ae, origin.called_ae, origin.address, origin.listener
+        key = (values, info.sop_class, info.transfer_syntax, seen)
         decision = self._known.get(key)
         if decision is None:
             decision = rules.decide(attributes, facts_of(info, info.received))

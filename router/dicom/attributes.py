@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Collection, Hashable, Sequence
-from typing import cast
 
 from router._walker import alike, plain_text, plain_texts
 from router.dicom import dictionary
@@ -54,7 +53,6 @@ class Attributes:
     def __init__(
         self,
         values: dict[Path, tuple[str, bytes]] | None = None,
-        *,
         little_endian: bool = True,
         available: bool = True,
         has_meta: bool = False,
@@ -103,10 +101,12 @@ class Attributes:
     def firsts(self, paths: Sequence[Path]) -> list[str]:
         """The first value of each as text, "" for what is missing or empty. Nearly all are plain, and read at once."""
         found = plain_texts(self._values, paths, _PLAIN)
-        for index, text in enumerate(found):
-            if text is None:
-                found[index] = next(iter(self.texts(paths[index]) or ()), "")
-        return cast("list[str]", found)
+        if None in found:
+            found = [
+                next(iter(self.texts(path) or ()), "") if text is None else text
+                for path, text in zip(paths, found, strict=True)
+            ]
+        return found  # type: ignore[return-value]
 
     def alike(self, paths: tuple[Path, ...], most: int) -> Hashable | None:
         """Equal for two data sets in which every element at these paths is the same, VR and all; None where not every

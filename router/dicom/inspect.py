@@ -76,12 +76,12 @@ class DatasetInspector:
             return
         self._little = syntax.little_endian
         self.look = self._walker = ElementWalker(
-            explicit=syntax.explicit,
-            little_endian=syntax.little_endian,
-            wanted=wanted,
-            max_depth=limits.sequence_depth,
-            max_elements=limits.elements,
-            max_header_bytes=limits.header_bytes,
+            syntax.explicit,
+            syntax.little_endian,
+            wanted,
+            limits.sequence_depth,
+            limits.elements,
+            limits.header_bytes,
         )
         if syntax.deflated:
             self._inflater = _Inflater(self._walker, limits.header_bytes, limits.inflate_ratio)
@@ -150,13 +150,8 @@ class DatasetInspector:
             self.error = error
             raise
         stopped = self._inflater is not None and self._inflater.stopped and not walker.past_header
-        return Attributes(
-            walker.values,
-            little_endian=self._little,
-            available=not (walker.truncated or stopped),
-            has_meta=walker.has_meta,
-            too_long=walker.unavailable,
-        )
+        available = not (walker.truncated or stopped)
+        return Attributes(walker.values, self._little, available, walker.has_meta, walker.unavailable)
 
 
 class _Inflater:
