@@ -10,7 +10,7 @@ import os
 
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t
@@ -47,6 +47,8 @@ cdef enum:
     LARGE_PAGE = 2 << 20
     SIZE = 64 << 10
     KEPT = 512
+    # What is no larger and comes in one piece needs no block.
+    SMALL = 32 << 10
     # Blocks that are read into at once.
     PIECES = 8
     PIECE = 1 << 20
@@ -199,6 +201,7 @@ cdef class Gatherer:
 
     cdef list _full
     cdef Block _block
+    cdef bytes _alone
     cdef ElementWalker _walker
     cdef object _look
     cdef object _first
@@ -213,7 +216,7 @@ cdef class Gatherer:
 
     def __cinit__(self, look=None, beyond=None, Py_ssize_t most=PY_SSIZE_T_MAX):
         self._full = []
-        self._block = None
+        self._block = self._alone = None
         if isinstance(look, ElementWalker):
             self._walker = look
         else:
@@ -233,7 +236,13 @@ cdef class Gatherer:
         try:
             self.size += view.len
             if self._looked(<const uint8_t*>view.buf, view.len):
-                self._append(<const uint8_t*>view.buf, view.len)
+                if self.size == view.len <= SMALL:
+                    # Perhaps all there is: copied once only.
+                    self._alone = PyBytes_FromStringAndSize(<const char*>view.buf, view.len)
+                    self.held = view.len
+                else:
+                    self._into_block()
+                    self._append(<const uint8_t*>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
         if self.size > self._most and not self._over:
@@ -254,6 +263,7 @@ cdef class Gatherer:
         if self._over:
             self._tell()
             return -1
+        self._into_block()
         block = self._block
         while planned < left and count < PIECES:
             if block is None:
@@ -334,6 +344,15 @@ cdef class Gatherer:
         self._block = block
         return 0
 
+    cdef int _into_block(self) except -1:
+        """It was not alone."""
+        cdef bytes alone = self._alone
+        if alone is not None:
+            self._alone = None
+            self.held = 0
+            self._append(<const uint8_t*>PyBytes_AS_STRING(alone), PyBytes_GET_SIZE(alone))
+        return 0
+
     cdef int _append(self, const uint8_t* at, Py_ssize_t left) except -1:
         cdef Py_ssize_t count
         cdef Block block
@@ -363,23 +382,24 @@ cdef class Gatherer:
         """Let go of everything; what still comes is neither looked at nor kept."""
         self._over = True
         self._full = []
-        self._block = self._first = None
+        self._block = self._alone = self._first = None
         self.held = 0
 
     def take(self):
         """All that is held, in order, as a list of buffers that do not change any more; nothing is held after it."""
         cdef list out = self._full
         cdef Block block = self._block
-        cdef object piece
+        cdef object piece = self._alone
         self._tell()
         self._full = []
-        self._block = None
+        self._block = self._alone = None
         self.held = 0
         if block is not None:
             if out:
                 piece = PyMemoryView_FromObject(block)
             else:
                 piece = PyBytes_FromStringAndSize(<const char*>block._memory, block._used)
+        if piece:
             self._hash(piece)
             out.append(piece)
         return out
