@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from router.ledger.rows import insert_rows
 from router.model import InstanceInfo
 
 if TYPE_CHECKING:
@@ -22,6 +24,22 @@ RECEIVED = "received"
 SENT = "sent"
 BEGUN = "begun"
 """The fact that a transfer's beginning has been told."""
+
+RECEIVED_FACTS = ("calling", "called", "address", "study", "patient", "accession")
+SENT_FACTS = ("destination", "study", "patient", "accession")
+INSERT_AUDIT = "insert into audit(at, what, facts)"
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+@lru_cache(maxsize=1024)
+def _whose(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """What is the same in all rows of a transfer, which can be one for each transaction."""
+    return _json(dict(zip(names, values, strict=True)))[:-1]
+
+
+def _facts(names: tuple[str, ...], values: tuple[str, ...], classes: dict[str, int], failed: bool) -> str:
+    return f'{_whose(names, values)},"classes":{_json(classes)},"failed":{_json(failed)}}}'
 
 
 class AuditRows:
@@ -37,74 +55,55 @@ class AuditRows:
 
     def add(self, at: float, what: str, facts: dict[str, Any]) -> None:
         if self.wanted:
-            self._connection.execute(
-                "insert into audit(at, what, facts) values(?,?,?)",
-                (at, what, json.dumps(facts, ensure_ascii=False, separators=(",", ":"))),
-            )
+            self._insert([(at, what, _json(facts))])
 
     def received(self, receipts: Sequence[Receipt], results: Sequence[ReceiptResult], now: float) -> None:
         """What came, by who sent it and whose it is."""
         if not self.wanted:
             return
-        groups: dict[tuple[Any, ...], dict[str, int]] = {}
+        groups: dict[tuple[tuple[str, ...], bool], dict[str, int]] = {}
         for receipt, result in zip(receipts, results, strict=True):
             info, origin = receipt.info, receipt.info.origin
-            classes = groups.setdefault(
-                (
-                    origin.calling_ae, origin.called_ae, origin.address,
-                    info.study, info.patient_id, info.accession, result.kind == "rejected",
-                ),
-                {},
+            group = (
+                origin.calling_ae, origin.called_ae, origin.address, info.study, info.patient_id, info.accession
             )  # fmt: skip
+            classes = groups.setdefault((group, result.kind == "rejected"), {})
             classes[info.sop_class] = classes.get(info.sop_class, 0) + 1
-        for (calling, called, address, study, patient, accession, failed), classes in groups.items():
-            self.add(
-                now,
-                RECEIVED,
-                {
-                    "calling": calling, "called": called, "address": address,
-                    "study": study, "patient": patient, "accession": accession,
-                    "classes": classes, "failed": failed,
-                },
-            )  # fmt: skip
+        self._insert(
+            [
+                (now, RECEIVED, _facts(RECEIVED_FACTS, group, classes, failed))
+                for (group, failed), classes in groups.items()
+            ]
+        )
 
     def sent(self, destination: str, instances: Iterable[InstanceInfo], now: float) -> None:
         """Delivered before their receipt was told."""
         if not self.wanted:
             return
-        groups: dict[tuple[str, str, str], dict[str, int]] = {}
+        groups: dict[tuple[str, ...], dict[str, int]] = {}
         for info in instances:
-            classes = groups.setdefault((info.study, info.patient_id, info.accession), {})
+            classes = groups.setdefault((destination, info.study, info.patient_id, info.accession), {})
             classes[info.sop_class] = classes.get(info.sop_class, 0) + 1
-        for group, classes in groups.items():
-            self._sent(destination, group, classes, now, failed=False)
+        self._sent(groups, now, failed=False)
 
     def sent_rows(self, destination: str, instances: Iterable[int], now: float, *, failed: bool = False) -> None:
         """Delivered or given up; known by their rows."""
         if not self.wanted:
             return
-        groups: dict[tuple[str, str, str], dict[str, int]] = {}
+        groups: dict[tuple[str, ...], dict[str, int]] = {}
         for study, patient, accession, sop_class, count in self._connection.execute(
             "select study, patient_id, accession, sop_class, count(*) from instance "
             "where id in (select value from json_each(?)) group by 1, 2, 3, 4",
             (json.dumps(list(instances)),),
         ):
-            groups.setdefault((study, patient, accession), {})[sop_class] = count
-        for group, classes in groups.items():
-            self._sent(destination, group, classes, now, failed=failed)
+            groups.setdefault((destination, study, patient, accession), {})[sop_class] = count
+        self._sent(groups, now, failed=failed)
 
-    def _sent(
-        self, destination: str, group: tuple[str, str, str], classes: dict[str, int], now: float, *, failed: bool
-    ) -> None:
-        study, patient, accession = group
-        self.add(
-            now,
-            SENT,
-            {
-                "destination": destination, "study": study, "patient": patient, "accession": accession,
-                "classes": classes, "failed": failed,
-            },
-        )  # fmt: skip
+    def _sent(self, groups: dict[tuple[str, ...], dict[str, int]], now: float, *, failed: bool) -> None:
+        self._insert([(now, SENT, _facts(SENT_FACTS, group, classes, failed)) for group, classes in groups.items()])
+
+    def _insert(self, rows: list[tuple[float, str, str]]) -> None:
+        insert_rows(self._connection, INSERT_AUDIT, rows)
 
     def operator(self, at: float, action: str, *, destination: str = "", count: int | None = None) -> None:
         """Somebody acted by way of the command line, the console or the API."""

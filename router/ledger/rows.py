@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
+
+import apsw
 
 from router.model import Decision, Delivery, InstanceInfo, Location, Origin, Priority
 
@@ -25,6 +28,24 @@ INSERT_DELIVERY = (
     "insert into delivery(id, instance_id, dest, state, priority, attempts, owner, fence, lease_until, last_status, after, "
     "updated)"
 )
+
+ROWS_AT_ONCE = 64
+
+
+def insert_rows(connection: apsw.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """As few statements as there are ones in the binary form of their number, so that the cache of prepared
+    statements holds them all."""
+    at = 0
+    while at < len(rows):
+        count = min(ROWS_AT_ONCE, 1 << ((len(rows) - at).bit_length() - 1))
+        connection.execute(_statement(insert, len(rows[0]), count), tuple(chain.from_iterable(rows[at : at + count])))
+        at += count
+
+
+@lru_cache(maxsize=64)
+def _statement(insert: str, columns: int, rows: int) -> str:
+    values = "(" + ",".join("?" * columns) + ")"
+    return f"{insert} values{','.join([values] * rows)}"
 
 
 def instance_row(

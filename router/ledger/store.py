@@ -16,7 +16,6 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import apsw
@@ -30,6 +29,7 @@ from router.ledger.rows import (
     INSERT_INSTANCE,
     INSTANCE_COLUMNS,
     delivery_of,
+    insert_rows,
     instance_of,
     instance_row,
 )
@@ -54,7 +54,6 @@ BEHIND = 60.0
 """Seconds between looks at deliveries that wait for an older version of their object."""
 JUST_NOW = 1.0
 """Seconds within which one may have become ready since somebody looked."""
-ROWS_AT_ONCE = 64
 HISTORY_SECONDS = 90 * 86400.0
 LAST_ID = (1 << 63) - 1
 
@@ -237,8 +236,8 @@ class Store:
                 continue
             known.add(receipt.info.sop_instance)
             results.append(self._owe(receipt, now, None, instances, deliveries, delivered))
-        self._insert_rows(INSERT_INSTANCE, instances)
-        self._insert_rows(INSERT_DELIVERY, deliveries)
+        insert_rows(self.connection, INSERT_INSTANCE, instances)
+        insert_rows(self.connection, INSERT_DELIVERY, deliveries)
         whole = [
             self._again(receipt, now) if result is None else result
             for receipt, result in zip(receipts, results, strict=True)
@@ -262,8 +261,8 @@ class Store:
         instances: list[tuple[Any, ...]] = []
         deliveries: list[tuple[Any, ...]] = []
         result = self._owe(receipt, now, number, instances, deliveries)
-        self._insert_rows(INSERT_INSTANCE, instances)
-        self._insert_rows(INSERT_DELIVERY, deliveries)
+        insert_rows(self.connection, INSERT_INSTANCE, instances)
+        insert_rows(self.connection, INSERT_DELIVERY, deliveries)
         self.event(now, info.id, None, "new version", "other bytes came under this SOP Instance UID")
         return result
 
@@ -335,25 +334,13 @@ class Store:
             self.delta.add_open(destination, 1, info.size)
         return result
 
-    def _insert_rows(self, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """As few statements as there are ones in the binary form of their number, so that the cache of prepared
-        statements holds them all."""
-        at = 0
-        while at < len(rows):
-            count = min(ROWS_AT_ONCE, 1 << ((len(rows) - at).bit_length() - 1))
-            values = "(" + ",".join("?" * len(rows[0])) + ")"
-            self.connection.execute(
-                f"{insert} values{','.join([values] * count)}", tuple(chain.from_iterable(rows[at : at + count]))
-            )
-            at += count
-
     def _insert(self, instance: int, destination: str, priority: int, now: float) -> None:
         """A delivery that is ready, in its place among those of other versions."""
         number = self.next_number()
         (sop,) = self._one("select sop from instance where id=?", (instance,))
         after = self._in_order(sop, instance, destination, number)
         row = self._delivery_row(number, instance, destination, False, priority, after, now)
-        self._insert_rows(INSERT_DELIVERY, [row])
+        insert_rows(self.connection, INSERT_DELIVERY, [row])
 
     def _delivery_row(
         self, number: int, instance: int, destination: str, leased: bool, priority: int, after: int | None, now: float
