@@ -115,7 +115,7 @@ async def ledger(folder: Path, count: int, at_once: int) -> tuple[float, float]:
         for delivery in await future:
             book.settle(
                 Outcome(
-                    delivery_id=delivery.id, destination=delivery.destination, size=1000, fence=delivery.fence,
+                    delivery_id=delivery.id, destination=delivery.destination, instance=delivery.instance, fence=delivery.fence,
                     kind=OutcomeKind.DELIVERED, status=0,
                 )
             )  # fmt: skip

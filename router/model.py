@@ -239,8 +239,7 @@ class Outcome:
 
     delivery_id: int
     destination: str
-    size: int
-    """Bytes of the instance."""
+    instance: InstanceInfo
     fence: int
     kind: OutcomeKind
     status: int | None = None

@@ -620,7 +620,7 @@ class Lane:
             Outcome(
                 delivery_id=delivery.id,
                 destination=self.name,
-                size=delivery.instance.size,
+                instance=delivery.instance,
                 fence=delivery.fence,
                 kind=kind,
                 status=status,

@@ -76,30 +76,14 @@ class AuditRows:
             ]
         )
 
-    def sent(self, destination: str, instances: Iterable[InstanceInfo], now: float) -> None:
-        """Delivered before their receipt was told."""
+    def sent(self, destination: str, instances: Iterable[InstanceInfo], now: float, *, failed: bool = False) -> None:
+        """Delivered or given up."""
         if not self.wanted:
             return
         groups: dict[tuple[str, ...], dict[str, int]] = {}
         for info in instances:
             classes = groups.setdefault((destination, info.study, info.patient_id, info.accession), {})
             classes[info.sop_class] = classes.get(info.sop_class, 0) + 1
-        self._sent(groups, now, failed=False)
-
-    def sent_rows(self, destination: str, instances: Iterable[int], now: float, *, failed: bool = False) -> None:
-        """Delivered or given up; known by their rows."""
-        if not self.wanted:
-            return
-        groups: dict[tuple[str, ...], dict[str, int]] = {}
-        for study, patient, accession, sop_class, count in self._connection.execute(
-            "select study, patient_id, accession, sop_class, count(*) from instance "
-            "where id in (select value from json_each(?)) group by 1, 2, 3, 4",
-            (json.dumps(list(instances)),),
-        ):
-            groups.setdefault((destination, study, patient, accession), {})[sop_class] = count
-        self._sent(groups, now, failed=failed)
-
-    def _sent(self, groups: dict[tuple[str, ...], dict[str, int]], now: float, *, failed: bool) -> None:
         self._insert([(now, SENT, _facts(SENT_FACTS, group, classes, failed)) for group, classes in groups.items()])
 
     def _insert(self, rows: list[tuple[float, str, str]]) -> None:

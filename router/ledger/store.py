@@ -547,7 +547,7 @@ class Store:
                 plain.setdefault(outcome.fence, {})[outcome.delivery_id] = outcome
             else:
                 self.settle(outcome, now)
-        arrived: dict[str, list[int]] = {}
+        arrived: dict[str, list[InstanceInfo]] = {}
         for fence, group in plain.items():
             instances = set()
             late = []
@@ -558,11 +558,11 @@ class Store:
                 (now, json.dumps(list(group)), fence),
             ):
                 instances.add(instance)
-                settled = group[number]
-                arrived.setdefault(settled.destination, []).append(instance)
-                self.delta.add_open(settled.destination, -1, -settled.size)
+                destination, info = group[number].destination, group[number].instance
+                arrived.setdefault(destination, []).append(info)
+                self.delta.add_open(destination, -1, -info.size)
                 if after is not None:
-                    late.append((instance, settled.destination))
+                    late.append((instance, destination))
             for segment, length in self.connection.execute(
                 "update instance set settled=? where id in (select value from json_each(?)) and settled is null "
                 "and not exists (select 1 from delivery d where d.instance_id=instance.id and d.state<>'done') "
@@ -573,8 +573,8 @@ class Store:
             for instance, destination in late:
                 self._newer_again(instance, destination, now)
                 self._others_may_leave(instance, destination)
-        for name, ids in arrived.items():
-            self.audit.sent_rows(name, ids, now)
+        for name, infos in arrived.items():
+            self.audit.sent(name, infos, now)
 
     def settle(self, outcome: Outcome, now: float) -> None:
         """What became of an attempt; nothing if the lease was lost."""
@@ -588,7 +588,7 @@ class Store:
                 (status, reason or None, now, outcome.delivery_id, outcome.fence),
             ).fetchone()
             if row is not None:
-                self.audit.sent_rows(row[1], (row[0],), now)
+                self.audit.sent(row[1], (outcome.instance,), now)
                 self._closed(row[0], row[1], now, settle=True)
                 if row[2] is not None:
                     self._newer_again(row[0], row[1], now)
@@ -605,7 +605,7 @@ class Store:
                     self._others_may_leave(row[0], row[1])
                 self._closed(row[0], row[1], now, settle=False)
                 self.delta.dead += 1
-                self.audit.sent_rows(row[1], (row[0],), now, failed=True)
+                self.audit.sent(row[1], (outcome.instance,), now, failed=True)
                 self.event(now, row[0], row[1], "dead letter", reason)
             return
         row = execute(

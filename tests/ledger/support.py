@@ -89,7 +89,7 @@ def settle(ledger: SqliteLedger, delivery: Delivery, kind: OutcomeKind = Outcome
     more.setdefault("status", 0 if kind is OutcomeKind.DELIVERED else None)
     ledger.settle(
         Outcome(
-            delivery_id=delivery.id, destination=delivery.destination, size=delivery.instance.size,
+            delivery_id=delivery.id, destination=delivery.destination, instance=delivery.instance,
             fence=delivery.fence, kind=kind, **more,
         )
     )  # fmt: skip
