@@ -293,11 +293,11 @@ async def test_what_was_delivered_and_let_go_is_still_known(tmp_path: Path) -> N
 
 async def test_many_new_ones_and_some_known_ones_in_one_transaction(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
-    known = receipt("2.25.5", to=("a",))
+    known = receipt("1.2.5", to=("a",))
     await record(ledger, known)
-    twin = receipt("2.25.6", to=("a",), content=b"1")
+    twin = receipt("1.2.6", to=("a",), content=b"1")
     group = [receipt(to=("a", "b"), direct=("a",)) for _ in range(150)]
-    group[70:70] = [receipt("2.25.5", to=("a",)), twin, receipt("2.25.6", to=("a",), content=b"2")]
+    group[70:70] = [receipt("1.2.5", to=("a",)), twin, receipt("1.2.6", to=("a",), content=b"2")]
     results = await record(ledger, *group)
     kinds = [result.kind for result in results]
     assert kinds[70:73] == ["duplicate", "new", "version"]
