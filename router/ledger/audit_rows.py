@@ -30,6 +30,7 @@ SENT_FACTS = ("destination", "study", "patient", "accession")
 INSERT_AUDIT = "insert into audit(at, what, facts)"
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_name = lru_cache(maxsize=256)(_json)
 
 
 @lru_cache(maxsize=1024)
@@ -39,7 +40,8 @@ def _whose(names: tuple[str, ...], values: tuple[str, ...]) -> str:
 
 
 def _facts(names: tuple[str, ...], values: tuple[str, ...], classes: dict[str, int], failed: bool) -> str:
-    return f'{_whose(names, values)},"classes":{_json(classes)},"failed":{_json(failed)}}}'
+    counts = ",".join([f"{_name(name)}:{count}" for name, count in classes.items()])
+    return f'{_whose(names, values)},"classes":{{{counts}}},"failed":{"true" if failed else "false"}}}'
 
 
 class AuditRows:

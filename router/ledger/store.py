@@ -223,7 +223,7 @@ class Store:
         known = {
             row[0]
             for row in self.connection.execute(
-                "select distinct sop from instance where sop in (select value from json_each(?))",
+                "select i.sop from json_each(?) j cross join instance i on i.sop = j.value",
                 (json.dumps([receipt.info.sop_instance for receipt in receipts]),),
             )
         }
