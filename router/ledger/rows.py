@@ -62,7 +62,7 @@ def instance_row(
         info.id, info.study, info.series, info.sop_instance, info.sop_class, info.transfer_syntax, origin.calling_ae,
         origin.called_ae, origin.peer, origin.listener, origin.address, info.patient_id, info.accession, info.modality,
         info.size, info.checksum, location.segment, location.epoch, location.offset, location.length, info.received,
-        decision.version, _names(decision.rules), verdict, int(decision.priority), move[0] if move else None,
+        decision.version, _names(decision.rules), verdict, decision.priority, move[0] if move else None,
         move[1] if move else None, supersedes, settled,
     )  # fmt: skip
 

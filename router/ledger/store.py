@@ -87,11 +87,13 @@ class ReceiptResult:
 
 _NEW = ReceiptResult(kind="new")
 """The result of nearly all that were sent at once."""
+_HOLD, _DELIVERED = Verdict.HOLD, OutcomeKind.DELIVERED
+"""To ask an enumeration for a member runs Python, and here it is done for every object."""
 
 
 def is_plain(outcome: Outcome) -> bool:
     """Delivered, and nothing to be said about it."""
-    return outcome.kind is OutcomeKind.DELIVERED and outcome.status == 0 and not outcome.reason
+    return outcome.kind is _DELIVERED and outcome.status == 0 and not outcome.reason
 
 
 class Store:
@@ -286,7 +288,7 @@ class Store:
     ) -> ReceiptResult:
         """Make the rows of an instance whose bytes are new."""
         info, decision = receipt.info, receipt.decision
-        hold = decision.verdict is Verdict.HOLD or (supersedes is not None and receipt.on_duplicate == "hold")
+        hold = decision.verdict is _HOLD or (supersedes is not None and receipt.on_duplicate == "hold")
         if hold:
             instances.append(instance_row(info, decision, receipt.location, Verdict.HOLD, supersedes, None))
             self.delta.held += 1
@@ -298,12 +300,10 @@ class Store:
                 done += 1
                 self._early.setdefault(destination, []).append(info)
                 deliveries.append(
-                    (number, info.id, destination, "done", int(decision.priority), 1, None, 1, None, 0, None, now)
+                    (number, info.id, destination, "done", decision.priority, 1, None, 1, None, 0, None, now)
                 )
             else:
-                deliveries.append(
-                    self._delivery_row(number, info.id, destination, True, int(decision.priority), None, now)
-                )
+                deliveries.append(self._delivery_row(number, info.id, destination, True, decision.priority, None, now))
                 self.delta.add_open(destination, 1, info.size)
         settled = now if done and done == len(decision.destinations) else None
         if settled is not None:
@@ -319,9 +319,7 @@ class Store:
             number = self.next_number()
             after = None if supersedes is None else self._in_order(info.sop_instance, info.id, destination, number)
             leased = destination in receipt.direct and after is None
-            deliveries.append(
-                self._delivery_row(number, info.id, destination, leased, int(decision.priority), after, now)
-            )
+            deliveries.append(self._delivery_row(number, info.id, destination, leased, decision.priority, after, now))
             if leased:
                 result.deliveries.append(
                     Delivery(
