@@ -233,7 +233,7 @@ class OutcomeKind(StrEnum):
     DEAD = "dead"
 
 
-@value
+@ordered_value
 class Outcome:
     """What became of one attempt; the ledger turns it into the delivery's next state."""
 

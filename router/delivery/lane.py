@@ -60,6 +60,8 @@ NO_CONTEXT_MEMORY = 60.0
 
 _DONE = {Meaning.DELIVERED: OutcomeKind.DELIVERED, Meaning.WARNING: OutcomeKind.WARNING}
 """How a delivery ends that the destination has taken."""
+_SUCCESS, _DELIVERED = Status.SUCCESS, OutcomeKind.DELIVERED
+"""Found once: to look a member of an enumeration up is a call."""
 
 
 class LedgerForLane(Ledger, Protocol):
@@ -504,8 +506,8 @@ class Lane:
 
     def answered(self, delivery: Delivery, status: int) -> None:
         """A response to it came."""
-        if status == Status.SUCCESS:
-            self._taken(delivery, OutcomeKind.DELIVERED, status, "")
+        if status == _SUCCESS:
+            self._taken(delivery, _DELIVERED, status, "")
         else:
             self._conclude(delivery, judge_status(status, self.destination.duplicate_is_done), status)
 
@@ -617,17 +619,7 @@ class Lane:
         self.suspects.settled(delivery)
         self.metrics.outcome(kind)
         self._ledger.settle(
-            Outcome(
-                delivery_id=delivery.id,
-                destination=self.name,
-                instance=delivery.instance,
-                fence=delivery.fence,
-                kind=kind,
-                status=status,
-                reason=reason,
-                charge=charge,
-                not_before=not_before,
-            )
+            Outcome(delivery.id, self.name, delivery.instance, delivery.fence, kind, status, reason, charge, not_before)
         )
 
     # Rest and return ---------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from router.net import tuning
 from router.net.trickle import LowWater
 from router.ports import Buffer, Log
 from router.ul.association import (
+    STA6,
     Aborted,
     Association,
     AssociationAccepted,
@@ -392,7 +393,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._write(transport, out)
         if core.should_close:
             self._close()
-        elif not core.our_turn or core.state is not State.STA6:
+        elif not core.our_turn or core.state is not STA6:
             self._arm()
 
     def _close(self) -> None:

@@ -30,7 +30,9 @@ MAX_OPERATIONS = 64
 MAX_UNANSWERED = 256
 """Requests without an answer past which nothing more is read, whatever was negotiated."""
 
-_ANSWERED = Hold.OWING | Hold.UNANSWERED
+_OWING, _ANSWERED = Hold.OWING, Hold.OWING | Hold.UNANSWERED
+_C_STORE_RQ, _C_CANCEL_RQ = CommandField.C_STORE_RQ, CommandField.C_CANCEL_RQ
+"""Found once: to look a member of an enumeration up is a call."""
 _RESPONSES = frozenset(field | RESPONSE_BIT for field in CommandField if not field & RESPONSE_BIT)
 
 
@@ -180,13 +182,13 @@ class Acceptor:
                 raise PeerProtocolError("unknown response", AbortReason.INVALID_PDU_PARAMETER_VALUE)
             self._log.debug("response to nothing ignored", peer=self._peer.name)
             return
-        if field == CommandField.C_CANCEL_RQ:
+        if field == _C_CANCEL_RQ:
             return
         if command.message_id is None:
             raise PeerProtocolError("request without Message ID", AbortReason.INVALID_PDU_PARAMETER_VALUE)
         self._answer = Answer(self, context_id, command)
         self._unanswered.append(self._answer)
-        if field == CommandField.C_STORE_RQ:
+        if field == _C_STORE_RQ:
             self._begin(command, context_id)
         elif field == CommandField.C_ECHO_RQ:
             self._refusal = verification.answer(self._peer)
@@ -259,7 +261,7 @@ class Acceptor:
                 if answer.status is None:
                     answer.done(*self._refusal)
         if self._unanswered:
-            connection.hold(Hold.OWING)
+            connection.hold(_OWING)
             if len(self._unanswered) >= MAX_UNANSWERED:
                 connection.hold(Hold.UNANSWERED)
 
@@ -299,7 +301,7 @@ class Acceptor:
             frames += frame_message(
                 first.context_id, encode_response(first.command, status, first.comment), (), 0, limit
             )
-            if first.command.field == CommandField.C_STORE_RQ:
+            if first.command.field == _C_STORE_RQ:
                 self._metrics.response(status, now - first.complete_at)
         connection.send(frames)
         if not unanswered:

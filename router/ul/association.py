@@ -157,6 +157,8 @@ _PDU_EVENTS = {
 }
 _P_DATA_TF = int(PduType.P_DATA_TF)
 _RELEASING = frozenset({State.STA7, State.STA9, State.STA10, State.STA11, State.STA12})
+STA6, STA7 = State.STA6, State.STA7
+"""Found once: to look a member of an enumeration up is a call."""
 _SENDS_DATA = frozenset(state for state, event in TRANSITIONS if event is Event.DATA_REQUEST)
 
 
@@ -307,7 +309,7 @@ class Association:
         """When ``on_timer`` wants to be called; None: never, as things are."""
         settings = self.settings
         state = self.state
-        if state is State.STA6:
+        if state is STA6:
             if self.our_turn:
                 return None
             if self._progressing:
@@ -422,7 +424,7 @@ class Association:
             kind = item[0]
             state = self.state
             if kind == _P_DATA_TF:
-                if state is State.STA6 or state is State.STA7:
+                if state is STA6 or state is STA7:
                     # DT-2 and AR-6, without the detour over the table: this is the bulk of all work.
                     _, context_id, control, start, end, complete = item
                     yield DataFragment(context_id, control & 1 != 0, control & 2 != 0, data[start:end], complete)
