@@ -5,6 +5,7 @@ from router.errors import DatasetError
 from router.ports import Buffer
 
 BLOCK_SIZE: int
+BLOCKS_KEPT: int
 PIECE_SIZE: int
 
 def read_piece(descriptor: int, offset: int, most: int) -> memoryview: ...

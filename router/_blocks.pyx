@@ -57,6 +57,9 @@ cdef enum:
 BLOCK_SIZE = SIZE
 """Bytes of a block. What fits into one is given out as ``bytes``: at least half of what is held is in use."""
 
+BLOCKS_KEPT = KEPT
+"""Blocks that stay ours once they were used; further ones are given back to the system."""
+
 # So many blocks lie in one piece of memory, in large pages where the system has them: copying to and from the kernel, and giving
 # them to the disk, looks up a few of these instead of hundreds of small ones. The piece has real memory as far as it was ever used.
 cdef uint8_t* arena = NULL

@@ -12,7 +12,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router._blocks import BLOCK_SIZE, PIECE_SIZE, Gatherer, read_piece
+from router._blocks import BLOCK_SIZE, BLOCKS_KEPT, PIECE_SIZE, Gatherer, read_piece
 from router._walker import ElementWalker
 from router.errors import DatasetError
 from router.spool.staging import read_past_cache
@@ -54,6 +54,24 @@ def test_memory_is_used_again_only_when_its_last_reader_has_let_go() -> None:
         filled(byte)
     assert b"".join(kept) == bytes([1]) * (3 * BLOCK_SIZE)
     assert bytes(slice_of_one) == bytes([2]) * 10
+
+
+def test_more_blocks_than_are_kept_for_good_are_had_and_given_back() -> None:
+    def data(number: int) -> bytes:
+        return number.to_bytes(4, "big") * (BLOCK_SIZE // 2)  # two blocks
+
+    for _ in range(2):
+        held: list[Gatherer] = []
+        for number in range(BLOCKS_KEPT * 3 // 4):
+            gatherer = Gatherer()
+            gatherer.write(data(number))
+            held.append(gatherer)
+        # Some go while others stay, of both kinds.
+        for number, gatherer in enumerate(held):
+            if number % 3 == 0:
+                gatherer.drop()
+        for number, gatherer in enumerate(held):
+            assert b"".join(gatherer.take()) == (b"" if number % 3 == 0 else data(number))
 
 
 def test_what_is_given_out_cannot_be_written_to() -> None:
