@@ -41,6 +41,8 @@ class Senders:
     def __init__(self, router: RouterProcess, first: int = 0) -> None:
         self.router = router
         self.answered: dict[str, str] = {}
+        self.unheard: set[str] = set()
+        """Objects whose answer never came to be seen: pynetdicom's reactor can take one away from who waits for it."""
         self.stopping = threading.Event()
         self.threads = [threading.Thread(target=self._run, args=(first + number,)) for number in range(4)]
         self.running.append(self)
@@ -57,8 +59,10 @@ class Senders:
                     count += 1
                     uid = f"2.25.9{number}{count:09d}"
                     data = encode(synthetic(size=4_000, sop_instance=uid, seed=count))
+                    self.unheard.add(uid)
                     if sender.store(CT, uid, EXPLICIT, data) != 0x0000:
                         break
+                    self.unheard.discard(uid)
                     self.answered[uid] = sha256(data)
                 sender.release()
             if sender is None or not sender.established:
@@ -128,15 +132,16 @@ def test_associations_are_spread_and_everything_arrives_once(
         line.partition('"worker": ')[2][:1] for line in router.log.read_text().splitlines() if "accepted" in line
     }
     assert received_by == {"0", "1"}
-    assert router.metric("dicom_router_instances_received_total") == len(sent)
-    assert router.metric("dicom_router_store_responses_total", status="0x0000") == len(sent)
-    wait_for(lambda: delivered(router) >= len(sent), 20, "all to be counted")  # the file is there a moment earlier
+    stored = router.metric("dicom_router_instances_received_total")
+    assert len(sent) <= stored <= len(sent) + len(senders.unheard)
+    assert router.metric("dicom_router_store_responses_total", status="0x0000") == stored
+    wait_for(lambda: delivered(router) >= stored, 20, "all to be counted")  # the file is there a moment earlier
     wait_for(lambda: router.metric("dicom_router_queue_depth") == 0, 20, "an empty queue")
-    assert delivered(router) == len(sent), "once each"
+    assert delivered(router) == stored, "once each"
     assert router.metric("dicom_router_worker_up") == 2
     for worker in ("0", "1", "parent"):
         assert router.metric("process_resident_memory_bytes", worker=worker) > 0
-    assert router.metric("dicom_router_store_seconds_count") == len(sent)
+    assert router.metric("dicom_router_store_seconds_count") == stored
     pids = [worker["pid"] for worker in workers(router)]
     assert router.stop() == 0
     assert not any(map(alive, pids))
