@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Collection, Hashable, Sequence
+from typing import cast
 
 from router._walker import alike, plain_text, plain_texts
 from router.dicom import dictionary
@@ -101,12 +102,12 @@ class Attributes:
     def firsts(self, paths: Sequence[Path]) -> list[str]:
         """The first value of each as text, "" for what is missing or empty. Nearly all are plain, and read at once."""
         found = plain_texts(self._values, paths, _PLAIN)
-        if None in found:
-            found = [
-                next(iter(self.texts(path) or ()), "") if text is None else text
-                for path, text in zip(paths, found, strict=True)
-            ]
-        return found  # type: ignore[return-value]
+        if None not in found:
+            return cast("list[str]", found)
+        return [
+            next(iter(self.texts(path) or ()), "") if text is None else text
+            for path, text in zip(paths, found, strict=True)
+        ]
 
     def alike(self, paths: tuple[Path, ...], most: int) -> Hashable | None:
         """Equal for two data sets in which every element at these paths is the same, VR and all; None where not every
