@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Bytes on their way out to a socket that never waits."""
+"""Bytes to and from a socket that never waits."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
@@ -10,6 +10,9 @@ cdef extern from "<sys/uio.h>" nogil:
         void* iov_base
         size_t iov_len
     Py_ssize_t writev(int descriptor, const iovec* pieces, int count)
+
+cdef extern from "<sys/socket.h>" nogil:
+    Py_ssize_t recv(int descriptor, void* place, size_t size, int flags)
 
 cdef enum:
     MOST = 1024  # IOV_MAX
@@ -52,3 +55,14 @@ def write(int descriptor, list buffers):
             return [memoryview(buffers[index])[sent:], *buffers[index + 1:]]
         sent -= size
     return buffers[count:]
+
+
+def read(int descriptor, unsigned char[::1] place not None):
+    """What a non-blocking socket has now, as much as there is place for; gives its size in bytes. 0: nothing, and if that is because
+    the socket has ended or is broken, who waits for it finds out."""
+    cdef Py_ssize_t size
+    if not place.shape[0]:
+        return 0
+    with nogil:
+        size = recv(descriptor, &place[0], place.shape[0], 0)
+    return max(size, 0)

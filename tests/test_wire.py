@@ -1,7 +1,8 @@
-"""What is written to a socket is what was given, in order, however little it takes."""
+"""What is written to a socket is what was given, in order, however little it takes; what is read is what there is."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router._wire import write
+from router._wire import read, write
 
 
 @pytest.fixture
@@ -77,3 +78,24 @@ def test_what_is_no_buffer_is_refused_and_nothing_is_written(ends: tuple[socket.
     theirs.setblocking(False)
     with pytest.raises(BlockingIOError):
         theirs.recv(10)
+
+
+def test_as_much_is_read_as_there_is_and_has_place(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    place = bytearray(b"......")
+    assert read(ours.fileno(), memoryview(place)) == 0, "it does not wait"
+    theirs.sendall(b"abcdefgh")
+    assert read(ours.fileno(), memoryview(place)[1:1]) == 0
+    assert read(ours.fileno(), memoryview(place)[1:]) == 5
+    assert read(ours.fileno(), memoryview(place)) == 3
+    assert place == b"fghcde"
+
+
+def test_a_socket_that_has_ended_or_is_none_gives_nothing(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    theirs.close()
+    place = memoryview(bytearray(10))
+    assert read(ours.fileno(), place) == 0
+    number = ours.detach()
+    os.close(number)
+    assert read(number, place) == 0

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MOST_INSTANCES = 10_000
 """Objects on one association, and its age in seconds: some archives act on a study only when it is released."""
 MOST_SECONDS = 600.0
+BEHIND = 32
+"""Objects that wait beyond those in flight, from which on the lane is behind."""
 
 
 class LaneAssociation:
@@ -38,6 +40,8 @@ class LaneAssociation:
         self._opened_at = 0.0
         self._retiring = False
         self._pumping = False
+        self._behind = False
+        """The sender is in a hurry."""
         self._alone = False
         """It is for one object, on which others have ended."""
         self._releasing = False
@@ -188,6 +192,9 @@ class LaneAssociation:
                     self._retiring = True
         finally:
             self._pumping = False
+        if (behind := len(stock.waiting) > BEHIND) is not self._behind:
+            self._behind = behind
+            sender.hurry(behind)
         if not in_flight:
             self._release_if_idle()
 

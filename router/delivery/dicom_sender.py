@@ -76,6 +76,9 @@ class DicomSender:
         self._scu.begin(info, source, reply)
         return reply
 
+    def hurry(self, much_waits: bool) -> None:
+        self._scu.connection.hurry(much_waits)
+
     async def release(self) -> None:
         await self._scu.release()
 

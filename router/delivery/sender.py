@@ -50,6 +50,9 @@ class Sender(Protocol):
     def store(self, info: InstanceInfo, source: DataSource) -> StoreAnswer:
         """Send it; what it gives has the answer once there is one, or raises what ``classify.judge_error`` knows."""
 
+    def hurry(self, much_waits: bool) -> None:
+        """Whether much more waits than is on its way: an answer is then wanted as soon as it can be had."""
+
     async def release(self) -> None:
         """End politely, in bounded time."""
 

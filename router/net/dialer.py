@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from router._wire import read
 from router.errors import AssociationAborted, DeliveryError, TlsFailure
-from router.net.connection import WRITE_HIGH, Connection
+from router.net.connection import WRITE_HIGH, Connection, turns
 from router.net.tls import Credentials
 from router.net.tls_transport import TlsTransport
 from router.ports import Log
@@ -42,7 +43,19 @@ class DialedConnection(Connection):
             # In TLS 1.3 the peer's word on our certificate comes after the handshake.
             self.answered.set_exception(exc)
             self.answered.exception()
+        turns().calm(self)
         super().connection_lost(exc)
+
+    def hurry(self, much_waits: bool) -> None:
+        """Look for the peer's answers more often than once in a turn of the loop, or not. With TLS nothing changes."""
+        if much_waits and self._socket is not None:
+            turns().hurry(self)
+        else:
+            turns().calm(self)
+
+    def glance(self) -> None:
+        if self._socket is not None and (size := read(self._socket.fileno(), self.get_buffer(-1))):
+            self.buffer_updated(size)
 
     def _established(self, accept: AssociateAccept) -> None:
         if not self.answered.done():

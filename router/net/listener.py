@@ -10,7 +10,7 @@ from dataclasses import replace
 from router.errors import AssociationAborted, RouterError, TlsFailure
 from router.model import Limits, Listener, Peer
 from router.net.admission import BURST_TIMEOUT, CERTIFICATE, Gate, Place, Refusal
-from router.net.connection import AssociationUser, Connection, Hold, address_of
+from router.net.connection import AssociationUser, Connection, Hold, address_of, turns
 from router.net.tls import Credentials, presented
 from router.net.tls_transport import HANDSHAKE_RECORD, TlsTransport
 from router.ports import ListenerMetrics, Log
@@ -48,7 +48,7 @@ class AcceptedConnection(Connection):
     """A connection that a listener accepted. Takes a handshake's place first, then an association's; gives back each
     once."""
 
-    __slots__ = ("_buffered", "_heard", "_peer", "_place", "_refused", "_stuck", "server")
+    __slots__ = ("_buffered", "_heard", "_peer", "_place", "_refused", "_stuck", "_turns", "server")
 
     def __init__(self, server: ListeningServer) -> None:
         super().__init__(Association(Role.ACCEPTOR, server.settings, server.loop.time()), server.log, server.loop)
@@ -59,6 +59,7 @@ class AcceptedConnection(Connection):
         self._heard = False
         self._refused = False
         self._stuck: asyncio.TimerHandle | None = None
+        self._turns = turns()
 
     # Transport ---------------------------------------------------------------------------------------------
 
@@ -92,6 +93,7 @@ class AcceptedConnection(Connection):
             if gate.handshake_memory > gate.limits.handshake_memory:
                 self.server.refused("handshake_memory", self.address)
                 self.close_now()
+        self._turns.heard()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, TlsFailure):

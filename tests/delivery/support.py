@@ -86,6 +86,7 @@ class FakeSender:
         self.sent: list[int] = []
         self.window = 1
         self.waiting: dict[int, asyncio.Future[StoreResponse]] = {}
+        self.hurried = False
         self._answer = answer
         self._refused = refused
         self._loop = loop
@@ -124,6 +125,9 @@ class FakeSender:
                 self.closed.set_result(answer)
         else:
             future.set_result(StoreResponse(answer))
+
+    def hurry(self, much_waits: bool) -> None:
+        self.hurried = much_waits
 
     async def release(self) -> None:
         if not self.closed.done():

@@ -9,6 +9,7 @@ import pytest
 
 from router.delivery import lane as lane_module
 from router.delivery import suspects
+from router.delivery.association import BEHIND
 from router.errors import (
     AssociationAborted,
     AssociationRejected,
@@ -41,6 +42,21 @@ async def offered(bench: Bench, count: int) -> list[Any]:
         bench.lane.offer(one)
     bench.lane.kick()
     return found
+
+
+async def test_a_lane_with_much_to_send_hurries_its_associations() -> None:
+    bench = Bench(max_associations=1)
+    bench.answer = lambda info: None
+    objects = await offered(bench, BEHIND + 3)
+    await bench.until(lambda: bench.sent)
+    sender = bench.senders[0]
+    hurried = [sender.hurried]
+    for one in objects[:-1]:
+        sender._respond(one.id, 0x0000)
+        await bench.until(lambda one=one: bench.sent[-1] == one.id + 1)
+        hurried.append(sender.hurried)
+    assert hurried == [True, True] + [False] * (BEHIND + 1)
+    await bench.close()
 
 
 async def test_a_lane_that_cannot_send_lets_go_of_memory_that_another_needs() -> None:

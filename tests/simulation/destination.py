@@ -195,6 +195,9 @@ class SimulatedSender:
         if not self.closed.done():
             self.closed.set_result(error)
 
+    def hurry(self, much_waits: bool) -> None:
+        """It answers when the simulation says so."""
+
     async def release(self) -> None:
         await asyncio.sleep(0.001)
         self._end(None)
