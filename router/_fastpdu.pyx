@@ -58,7 +58,7 @@ cdef class DataFragment:
         complete: The PDV ends here.
     """
 
-    def __cinit__(self, int context_id, bint is_command, bint is_last, data, bint complete):
+    def __init__(self, int context_id, bint is_command, bint is_last, data, bint complete):
         self.context_id = context_id
         self.is_command = is_command
         self.is_last = is_last
@@ -234,7 +234,7 @@ cdef class PduReader:
         self._state = IN_PDV
         return True
 
-    def next(self):
+    cpdef object next(self):
         """The next thing that the bytes hold, in order of arrival; None when they are used up.
 
         * ``(pdu_type, body)``: a whole PDU other than P-DATA-TF (types 1, 2, 3, 5, 6, 7);
@@ -400,6 +400,88 @@ cdef class PduReader:
                     self._body = None
                     return item
         return None
+
+
+cdef class EventReader:
+    """What the bytes of one association mean, one event after the other. Fragments of messages and what is told of diverted ones pass as
+    they are while ``plain`` says so: they are the bulk of all work. Everything else is judged first.
+
+    Args:
+        events: What comes of a judgement, and goes before the next item: first in, first out.
+    """
+
+    cdef PduReader _reader
+    cdef object _judge
+    cdef list _events
+    cdef object _data
+    cdef list _items
+    # P-DATA-TF means a fragment of a message (Sta6 and Sta7).
+    cdef public bint plain
+
+    def __init__(self, PduReader reader not None, list events not None):
+        self._reader = reader
+        self._events = events
+        self._judge = self._data = None
+        self._items = []
+        self.plain = False
+
+    def begin(self, data, judge, items=None):
+        """Read ``data`` next, or ``items``, which an earlier ``feed`` of the reader found in it. Gives this reader, to be iterated until
+        it ends, or until ``skip``.
+
+        Args:
+            judge: ``judge(item, rest, data)`` is given what the reader found and does what it asks for; ``rest`` gives what comes behind it
+                in the same bytes, then None, and ``data`` is what the positions of a P-DATA-TF refer to.
+        """
+        self._data = data
+        self._judge = judge
+        if items is None:
+            self._items = []
+            self._reader.begin(data)
+        else:
+            self._items = list(reversed(items))
+        return self
+
+    def skip(self):
+        """Read over what is left."""
+        while self.rest() is not None:
+            pass
+
+    def rest(self):
+        """The next item, as ``PduReader.next``."""
+        cdef object item = self._items.pop() if self._items else self._reader.next()
+        if item is None:
+            self._judge = self._data = None  # nothing is kept, nor in a circle with who judges
+        return item
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef object item
+        cdef tuple found
+        cdef DataFragment fragment
+        cdef int control
+        while True:
+            if self._events:
+                return self._events.pop(0)
+            item = self._items.pop() if self._items else self._reader.next()
+            if item is None:
+                self._judge = self._data = None
+                raise StopIteration
+            if type(item) is DataTaken:
+                return item
+            found = item
+            if self.plain and found[0] == P_DATA_TF:
+                fragment = DataFragment.__new__(DataFragment)
+                control = found[2]
+                fragment.context_id = found[1]
+                fragment.is_command = control & COMMAND_FRAGMENT != 0
+                fragment.is_last = control & LAST_FRAGMENT != 0
+                fragment.data = self._data[found[3]:found[4]]
+                fragment.complete = found[5]
+                return fragment
+            self._judge(found, self.rest, self._data)
 
 
 # Sending messages ------------------------------------------------------------------------------------------

@@ -24,10 +24,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any
 
-from router._fastpdu import DataFragment, DataTaken, PduReader
+from router._fastpdu import DataFragment, DataTaken, EventReader, PduReader
 from router.errors import AbortReason, LocalProtocolError, PeerProtocolError
 from router.ports import Buffer, ReadStraight
 from router.ul.pdus import (
@@ -167,6 +166,7 @@ class Association:
 
     __slots__ = (
         "_abort_sent",
+        "_event_reader",
         "_events",
         "_held",
         "_held_data",
@@ -208,6 +208,7 @@ class Association:
         self.out: list[Buffer] = []
         """What waits to be written; ``data_to_send`` takes it."""
         self._events: list[AssociationEvent] = []
+        self._event_reader = EventReader(self.reader, self._events)
         self._held: list[tuple[Any, ...]] = []
         self._held_data = bytearray()
         self._abort_sent = False
@@ -229,28 +230,26 @@ class Association:
         self._step(Event.TRANSPORT_CONNECTED, now)
 
     def receive(self, data: memoryview, now: float) -> Iterator[AssociationEvent]:
-        """Bytes from the peer. A lazy generator: the caller handles each event before the next PDU is looked at, and
+        """Bytes from the peer. Lazily: the caller handles each event before the next PDU is looked at, and
         exhausts it (or calls ``skip`` before the bytes change). What a peer sends behind its A-ASSOCIATE-RQ while that
         is undecided (Sta3) is copied, and given by ``resume``."""
         self._last_activity = now
         self._window_bytes += len(data)
-        reader = self.reader
         if self._held:
-            self._hold(reader.feed(data), data)
+            self._hold(self.reader.feed(data), data)
             return iter(())
-        reader.begin(data)
-        return self._process(reader.next, data, now)
+        return self._event_reader.begin(data, self._judge)
 
     def skip(self) -> None:
         """Read over what is left of the bytes that ``receive`` was given last: nobody goes on with its events."""
-        while self.reader.next() is not None:
-            pass
+        self._event_reader.skip()
 
     def resume(self, now: float) -> Iterator[AssociationEvent]:
         """What arrived while the association request was undecided; call it after a late ``accept`` or ``reject``."""
         items, data = self._held, self._held_data
         self._held, self._held_data = [], bytearray()
-        return self._process(partial(next, iter(items), None), memoryview(data), now)
+        self._last_activity = now
+        return self._event_reader.begin(memoryview(data), self._judge, items)
 
     def divert(
         self,
@@ -415,35 +414,20 @@ class Association:
     def _progressing(self) -> bool:
         return self.message_open or self.reader.mid_pdu
 
-    def _process(self, take: Callable[[], Any], data: memoryview, now: float) -> Iterator[AssociationEvent]:
-        """``take`` gives what the reader found in ``data``, one after the other, then None."""
-        while (item := take()) is not None:
-            if type(item) is DataTaken:
-                yield item
-                continue
-            kind = item[0]
-            state = self.state
-            if kind == _P_DATA_TF:
-                if state is STA6 or state is STA7:
-                    # DT-2 and AR-6, without the detour over the table: this is the bulk of all work.
-                    _, context_id, control, start, end, complete = item
-                    yield DataFragment(context_id, control & 1 != 0, control & 2 != 0, data[start:end], complete)
-                    continue
-                if state is State.STA3:
-                    self._hold([item, *iter(take, None)], data)
-                    return
-            if state is State.STA1:
-                return
-            if kind == _P_DATA_TF:
-                self._step(Event.DATA_PDU, now, reason=AbortReason.UNEXPECTED_PDU, message="unexpected P-DATA-TF")
-            elif kind == 0:
-                self._invalid(item[1], now)
-            elif kind == PduType.RELEASE_RQ and state is State.STA3:
-                self._hold([item, *iter(take, None)], data)
-                return
-            else:
-                self._pdu(PduType(kind), item[1], now)
-            yield from self._drain_events()
+    def _judge(self, item: tuple[Any, ...], rest: Callable[[], Any], data: memoryview) -> None:
+        """What the reader found, unless it is a fragment of a message: that passes by (DT-2, AR-6), without the detour
+        over the table."""
+        kind, state, now = item[0], self.state, self._last_activity
+        if state is State.STA1:
+            return
+        if state is State.STA3 and (kind == _P_DATA_TF or kind == PduType.RELEASE_RQ):
+            self._hold([item, *iter(rest, None)], data)
+        elif kind == _P_DATA_TF:
+            self._step(Event.DATA_PDU, now, reason=AbortReason.UNEXPECTED_PDU, message="unexpected P-DATA-TF")
+        elif kind == 0:
+            self._invalid(item[1], now)
+        else:
+            self._pdu(PduType(kind), item[1], now)
 
     def _hold(self, items: list[tuple[Any, ...]], data: memoryview) -> None:
         """Keep what a peer pipelines behind its A-ASSOCIATE-RQ, no more of it than of an A-ASSOCIATE PDU."""
@@ -506,6 +490,7 @@ class Association:
             self._phase_began = now
             self.undivert()
         self.state = after
+        self._event_reader.plain = after is STA6 or after is STA7
         for effect in effects:
             self._carry_out(effect, reject, abort, reason, message)
 
