@@ -93,7 +93,8 @@ class AcceptedConnection(Connection):
             if gate.handshake_memory > gate.limits.handshake_memory:
                 self.server.refused("handshake_memory", self.address)
                 self.close_now()
-        self._turns.heard()
+        if self._turns.hurried:
+            self._turns.heard()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, TlsFailure):

@@ -23,25 +23,25 @@ class Hurried(Protocol):
 class Turns:
     """Of one event loop."""
 
-    __slots__ = ("_hurried", "_left")
+    __slots__ = ("_left", "hurried")
 
     def __init__(self) -> None:
-        self._hurried: dict[Hurried, None] = {}
+        self.hurried: dict[Hurried, None] = {}
+        """Who is looked at; while it is empty, nobody need be told what was read."""
         self._left = EVERY
 
     def hurry(self, connection: Hurried) -> None:
         """From now on look."""
-        self._hurried[connection] = None
+        self.hurried[connection] = None
 
     def calm(self, connection: Hurried) -> None:
         """No more; harmless where nobody looked."""
-        self._hurried.pop(connection, None)
+        self.hurried.pop(connection, None)
 
     def heard(self) -> None:
         """A sender was read."""
-        if self._hurried:
-            self._left -= 1
-            if self._left <= 0:
-                self._left = EVERY
-                for connection in list(self._hurried):
-                    connection.glance()
+        self._left -= 1
+        if self._left <= 0:
+            self._left = EVERY
+            for connection in list(self.hurried):
+                connection.glance()

@@ -119,8 +119,8 @@ async def test_a_sender_that_is_read_hurries_who_asked_for_it() -> None:
 async def test_an_association_that_is_over_is_not_looked_at() -> None:
     async with dialed() as (connection, _):
         connection.hurry(True)
-        assert connection in turns()._hurried
+        assert connection in turns().hurried
         connection.hurry(False)
-        assert connection not in turns()._hurried
+        assert connection not in turns().hurried
         connection.hurry(True)
-    assert connection not in turns()._hurried
+    assert connection not in turns().hurried
