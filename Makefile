@@ -60,6 +60,7 @@ bench: $(VENV)/.tests debian-packages
 	$(BIN)/python -m benchmarks.micro_rules
 	$(BIN)/python -m benchmarks.micro_storage
 	$(BIN)/python -m benchmarks.micro_path
+	$(BIN)/python -m benchmarks.where
 	$(BIN)/python -m benchmarks.scale --json results/scale.json
 	$(BIN)/python -m benchmarks.cut_through --rounds 3
 	$(BIN)/python -m benchmarks.tls

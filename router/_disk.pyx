@@ -49,6 +49,7 @@ cdef extern from "<pthread.h>" nogil:
         pass
     int pthread_create(pthread_t* thread, const void* attributes, void* (*run)(void*) noexcept nogil, void* argument)
     int pthread_join(pthread_t thread, void** result)
+    int pthread_setname_np(pthread_t thread, const char* name)
     int pthread_mutex_init(pthread_mutex_t* lock, const void* attributes)
     int pthread_mutex_lock(pthread_mutex_t* lock)
     int pthread_mutex_unlock(pthread_mutex_t* lock)
@@ -408,6 +409,7 @@ cdef class Committer:
         pthread_cond_init(&self._shared.some, NULL)
         if pthread_create(&self._thread, NULL, _run, self._shared) != 0:
             raise OSError("no thread can be started")
+        pthread_setname_np(self._thread, b"disk")
         self._running = True
 
     def fileno(self):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.picture import draw
+from benchmarks.where import calls_in, shares_in
 from tests.support.peers import require
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,42 @@ def test_cut_through_is_measured_both_ways(tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()[2:]] == ["on", "off"]
+
+
+@pytest.mark.peer
+def test_processor_time_is_told_by_thread() -> None:
+    require("cc")
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.where", "--rounds", "1", "--objects", "400"],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = {line.split()[0]: [float(word) for word in line.split()[1:]] for line in result.stdout.splitlines()[2:]}
+    assert list(rows) == ["loop", "ledger", "disk", "others"]
+    assert sum(rows["loop"]) > sum(rows["ledger"]) > 0
+    assert sum(rows["disk"]) > 0
+
+
+def test_system_calls_are_read_from_what_strace_says() -> None:
+    report = """strace: Process 7 attached with 2 threads
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 60.00    0.020000          10      2000        12 futex
+ 40.00    0.010000           5      1000           writev
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.030000           8      3000        12 total
+"""
+    assert calls_in(report) == {"futex": 2000, "writev": 1000}
+
+
+def test_a_profile_is_of_one_thread_by_library() -> None:
+    script = """   11         ffffffff81 copy_to_user ([kernel.kallsyms])
+   11             55aa _PyEval_EvalFrameDefault (/usr/bin/python3.11)
+   11             55ab [unknown] (/usr/bin/python3.11)
+   11             7f00 walk (/somewhere/router/_walker.cpython-311-x86_64-linux-gnu.so)
+   12             55ab [unknown] (/usr/bin/python3.11)
+"""
+    assert shares_in(script, 11) == {"python3.11": 0.5, "kernel": 0.25, "_walker": 0.25}
 
 
 def test_the_picture_shows_every_row() -> None:

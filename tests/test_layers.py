@@ -30,6 +30,7 @@ LAYERS: list[set[str]] = [
         "_histogram",
         "toml_positions",
         "folders",
+        "threads",
         "",
     },
     {"ports"},

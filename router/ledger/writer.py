@@ -33,6 +33,7 @@ from router.ledger.shared import BUSY_TIMEOUT_MS, Turn, connect
 from router.ledger.store import Receipt, ReceiptResult, Store, is_plain
 from router.model import ALONE, AuditRow, Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, Share
 from router.ports import Log
+from router.threads import name_this_thread
 
 T = TypeVar("T")
 GROUP_JOBS = 2048
@@ -419,6 +420,7 @@ class SqliteLedger:
     # The thread --------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        name_this_thread("ledger")
         try:
             self._run()
         except Exception as error:
