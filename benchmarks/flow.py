@@ -363,6 +363,8 @@ SYSTEMS: dict[str, System] = {
     "orthanc": orthanc,
     "pynetdicom": pynetdicom,
 }
+SIZES = {"16KiB": (16 * KIB, 4000), "512KiB": (512 * KIB, 1200), "100MiB": (100 * MIB, 12)}
+"""Bytes of an object, and how many of them are a run."""
 SLOW = {"orthanc": 0.2, "pynetdicom": 0.2}
 """They get this share of the objects: their rate does not depend on the number, and nobody wants to wait."""
 SEVERAL = "router x"
@@ -371,6 +373,11 @@ FAN_OUT = {"limit", "router", "router-recycled"}
 RECEIVE = {"limit", "router", "router-recycled", "storescp"}
 LIMIT_SPOOL = 1 << 30
 SEGMENT_SIZE = SpoolSettings().segment_size
+
+
+def study(objects: int, associations: int) -> int:
+    """Objects that are sent on one association before it is released: a study of 50, or of fewer, so that each sender has two."""
+    return max(1, min(50, objects // associations // 2))
 
 
 def run(system: System, work: Work) -> Figures:
@@ -447,7 +454,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(argv)
     rounds = 1 if options.quick else options.rounds
-    units = {"16KiB": (16 * KIB, 4000), "512KiB": (512 * KIB, 1200), "100MiB": (100 * MIB, 12)}
     rows = []
     systems = dict(SYSTEMS)
     names = []
@@ -462,7 +468,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         tools = build_tools(Path(temporary) / "tools")
         for label in options.sizes.split(","):
-            size, objects = units[label]
+            size, objects = SIZES[label]
             objects = max(options.associations, int(objects * options.scale / (20 if options.quick else 1)))
             for destinations in [int(text) for text in options.destinations.split(",")]:
                 results: dict[str, list[Figures]] = {}
@@ -475,7 +481,7 @@ def main(argv: list[str] | None = None) -> int:
                         work = Work(
                             folder=Path(temporary) / f"run{number}", tools=tools, size=size, objects=count,
                             associations=options.associations, destinations=destinations,
-                            per_association=max(1, min(50, count // options.associations // 2)), first=number * 1_000_000,
+                            per_association=study(count, options.associations), first=number * 1_000_000,
                         )  # fmt: skip
                         number += 1
                         results.setdefault(name, []).append(run(systems[name], work))

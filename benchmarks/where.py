@@ -3,8 +3,8 @@
 One run of ``benchmarks.flow``'s router, with its tools, as often as asked; medians:
 
 * milliseconds of a processor per object, of each thread, in our own code and in the kernel
-* with ``--calls``, from runs of their own under ``strace -f -c``: system calls per object (their times mean nothing there)
-* with ``--profile``, from runs of their own under ``perf record``: of the loop's time, the part of each library
+* with ``--calls``, from a run of its own under ``strace -f -c``: system calls per object (their times mean nothing there)
+* with ``--profile``, from a run of its own under ``perf record``: of the loop's time, the part of each library
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.flow import KIB, MIB, SYSTEMS, Work, build_tools, run
+from benchmarks.flow import SIZES, SYSTEMS, Work, build_tools, run, study
 
-SIZES = {"16KiB": 16 * KIB, "512KiB": 512 * KIB, "100MiB": 100 * MIB}
 LEAST_CALLS = 0.02
 """Per object; what is rarer is left out."""
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -128,7 +127,7 @@ class Runs:
             Work(
                 folder=self._folder / f"run{self._number}", tools=self._tools, size=self._size, objects=self.objects,
                 associations=self._associations, destinations=self._destinations,
-                per_association=max(1, min(50, self.objects // self._associations // 2)), first=self._number * 1_000_000,
+                per_association=study(self.objects, self._associations), first=self._number * 1_000_000,
             ),
         )  # fmt: skip
         if figures.lost or figures.damaged or figures.failures:
@@ -151,9 +150,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tools = build_tools(folder / "tools")
-        runs = Runs(
-            folder, tools, SIZES[options.size], options.objects, options.associations, options.destinations
-        )  # fmt: skip
+        size, _ = SIZES[options.size]
+        runs = Runs(folder, tools, size, options.objects, options.associations, options.destinations)
         rounds: list[dict[str, list[float]]] = []
         rates = []
         for _ in range(options.rounds):

@@ -447,7 +447,7 @@ cdef class EventReader:
         while self.rest() is not None:
             pass
 
-    def rest(self):
+    cpdef object rest(self):
         """The next item, as ``PduReader.next``."""
         cdef object item = self._items.pop() if self._items else self._reader.next()
         if item is None:
@@ -465,9 +465,8 @@ cdef class EventReader:
         while True:
             if self._events:
                 return self._events.pop(0)
-            item = self._items.pop() if self._items else self._reader.next()
+            item = self.rest()
             if item is None:
-                self._judge = self._data = None
                 raise StopIteration
             if type(item) is DataTaken:
                 return item

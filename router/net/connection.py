@@ -27,7 +27,6 @@ from router._wire import write
 from router.errors import AssociationAborted, AssociationRejected, PeerProtocolError, fault_location
 from router.net import tuning
 from router.net.trickle import LowWater
-from router.net.turns import Turns
 from router.ports import Buffer, Log
 from router.ul.association import (
     STA6,
@@ -61,14 +60,6 @@ CLOSE_GRACE = 2.0
 socket."""
 
 _per_thread = threading.local()
-
-
-def turns() -> Turns:
-    """Of the loop that runs in this thread."""
-    found: Turns | None = getattr(_per_thread, "turns", None)
-    if found is None:
-        found = _per_thread.turns = Turns()
-    return found
 
 
 def _shared_views() -> tuple[memoryview, memoryview, memoryview]:

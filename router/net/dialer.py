@@ -8,9 +8,10 @@ import socket
 
 from router._wire import read
 from router.errors import AssociationAborted, DeliveryError, TlsFailure
-from router.net.connection import WRITE_HIGH, Connection, turns
+from router.net.connection import WRITE_HIGH, Connection
 from router.net.tls import Credentials
 from router.net.tls_transport import TlsTransport
+from router.net.turns import turns
 from router.ports import Log
 from router.ul.association import Association, AssociationSettings, Role
 from router.ul.pdus import AssociateAccept, AssociateRequest
@@ -53,7 +54,8 @@ class DialedConnection(Connection):
         else:
             turns().calm(self)
 
-    def glance(self) -> None:
+    def read_now(self) -> None:
+        """Take what has come, if anything has; the end of the transport is left to the loop."""
         if self._socket is not None and (size := read(self._socket.fileno(), self.get_buffer(-1))):
             self.buffer_updated(size)
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from router.errors import AssociationAborted, RouterError, TlsFailure
 from router.model import Limits, Listener, Peer
 from router.net.admission import BURST_TIMEOUT, CERTIFICATE, Gate, Place, Refusal
-from router.net.connection import AssociationUser, Connection, Hold, address_of, turns
+from router.net.connection import AssociationUser, Connection, Hold, address_of
 from router.net.tls import Credentials, presented
 from router.net.tls_transport import HANDSHAKE_RECORD, TlsTransport
+from router.net.turns import turns
 from router.ports import ListenerMetrics, Log
 from router.ul.association import Association, AssociationSettings, Role
 from router.ul.pdus import AssociateAccept, AssociateRequest

@@ -7,6 +7,7 @@ goes the longer way by the disk. Whoever is behind therefore asks that its answe
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 EVERY = 4
@@ -16,7 +17,7 @@ EVERY = 4
 class Hurried(Protocol):
     """A connection whose peer answers requests of ours, of which many wait."""
 
-    def glance(self) -> None:
+    def read_now(self) -> None:
         """Take what has come, if anything has."""
 
 
@@ -44,4 +45,15 @@ class Turns:
         if self._left <= 0:
             self._left = EVERY
             for connection in list(self.hurried):
-                connection.glance()
+                connection.read_now()
+
+
+_per_thread = threading.local()
+
+
+def turns() -> Turns:
+    """Of the loop that runs in this thread."""
+    found: Turns | None = getattr(_per_thread, "turns", None)
+    if found is None:
+        found = _per_thread.turns = Turns()
+    return found

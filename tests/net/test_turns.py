@@ -7,9 +7,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from router.net.connection import turns
 from router.net.dialer import DialedConnection
-from router.net.turns import EVERY, Turns
+from router.net.turns import EVERY, Turns, turns
 from router.ul.association import AssociationSettings
 from tests.net.doubles import RELEASE_RQ, Node, RecordingLog, associate_ac, p_data, store_rq
 from tests.net.test_dialer import REQUEST
@@ -19,7 +18,7 @@ class Looked:
     def __init__(self) -> None:
         self.times = 0
 
-    def glance(self) -> None:
+    def read_now(self) -> None:
         self.times += 1
 
 
@@ -40,8 +39,8 @@ def test_who_ends_while_others_are_looked_at_is_no_trouble() -> None:
     second = Looked()
 
     class Ends(Looked):
-        def glance(self) -> None:
-            super().glance()
+        def read_now(self) -> None:
+            super().read_now()
             several.calm(self)
             several.calm(second)
 
@@ -74,15 +73,15 @@ async def dialed() -> AsyncIterator[tuple[DialedConnection, socket.socket]]:
             await connection.closed
 
 
-async def test_a_glance_takes_what_has_come_without_the_loop() -> None:
+async def test_reading_now_takes_what_has_come_without_the_loop() -> None:
     async with dialed() as (connection, theirs):
-        connection.glance()
+        connection.read_now()
         assert connection.alive, "nothing had come"
         theirs.sendall(RELEASE_RQ[:3])
-        connection.glance()
+        connection.read_now()
         assert connection.alive
         theirs.sendall(RELEASE_RQ[3:])
-        connection.glance()
+        connection.read_now()
         assert connection.ended
         assert connection.error is None
 
@@ -90,10 +89,10 @@ async def test_a_glance_takes_what_has_come_without_the_loop() -> None:
 async def test_the_end_of_the_transport_is_left_to_the_loop() -> None:
     async with dialed() as (connection, theirs):
         theirs.close()
-        connection.glance()
+        connection.read_now()
         assert connection.alive
         await asyncio.wait_for(connection.closed, 5)
-        connection.glance()
+        connection.read_now()
         assert connection.ended
         assert "connection lost" in str(connection.error)
 
