@@ -69,7 +69,7 @@ bench: $(VENV)/.tests debian-packages
 
 # About two minutes: the two sizes that matter most, against the machine and DCMTK.
 bench-quick: $(VENV)/.tests debian-packages
-	$(BIN)/python -m benchmarks.flow --rounds 2 --scale 0.5 --sizes 16KiB,512KiB --systems limit,router,storescp
+	$(BIN)/python -m benchmarks.flow --rounds 2 --scale 0.25 --sizes 16KiB,512KiB --systems limit,router,storescp
 
 # SECONDS for each target of the fuzzer; with clang the native modules are looked into too.
 SECONDS ?= 60
