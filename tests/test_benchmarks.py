@@ -30,6 +30,14 @@ def test_the_flow_benchmark_delivers_everything_byte_identical(tmp_path: Path) -
         assert system in result.stdout
 
 
+def test_rules_are_measured_by_themselves() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.micro_rules"], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "us per decision" in result.stdout
+
+
 def test_spool_and_ledger_are_measured_by_themselves(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.micro_storage", "--scale", "0.01", "--folder", str(tmp_path)],
