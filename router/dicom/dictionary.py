@@ -1,7 +1,7 @@
 """The data dictionary (PS3.6): keyword to tag, tag to VR and keyword, and what a misspelt keyword may have meant.
 
-A tag is one number here: group << 16 | element. The registry is pydicom's; it is loaded at the first question, not at
-import. Private elements have no keyword: ``parse_tag`` reads them as ``gggg,eeee``, and their VR is not known.
+A tag is one number here: group << 16 | element. The registry is loaded at the first question, not at import. Private
+elements have no keyword: ``parse_tag`` reads them as ``gggg,eeee``, and their VR is not known.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import re
 from functools import lru_cache
+
+from router.dicom import registry
 
 _TAG = re.compile(r"\(?([0-9a-fA-F]{4}),? ?([0-9a-fA-F]{4})\)?")
 # The dictionary leaves some VRs open ("US or SS"); which it is depends on Pixel Representation. The first is right
@@ -29,19 +31,27 @@ def format_tag(tag: int) -> str:
 
 @lru_cache(maxsize=1)
 def _keywords() -> dict[str, int]:
-    from pydicom._dicom_dict import DicomDictionary
+    return {entry[4]: tag for tag, entry in registry.elements().items() if entry[4]}
 
-    return {entry[4]: tag for tag, entry in DicomDictionary.items() if entry[4]}
+
+@lru_cache(maxsize=1)
+def _repeating() -> list[tuple[re.Pattern[str], registry.Entry]]:
+    return [
+        (re.compile(digits.lower().replace("x", "[0-9a-f]")), entry)
+        for digits, entry in registry.repeating_elements().items()
+    ]
 
 
 @lru_cache(maxsize=4096)
 def _entry(tag: int) -> tuple[str, str, str] | None:
-    from pydicom import datadict
-
-    try:
-        vr, multiplicity, _, _, keyword = datadict.get_entry(tag)
-    except KeyError:
+    """VR, keyword and VM."""
+    entry = registry.elements().get(tag)
+    if entry is None and not tag >> 16 & 1:
+        digits = f"{tag:08x}"
+        entry = next((entry for pattern, entry in _repeating() if pattern.fullmatch(digits)), None)
+    if entry is None:
         return None
+    vr, multiplicity, _, _, keyword = entry
     return vr.split(_FIRST_OF)[0], keyword, multiplicity
 
 

@@ -1,8 +1,8 @@
 """UIDs: what is a valid one, which transfer syntaxes exist, which SOP classes are not for storage, and their names.
 
 PS3.5 §9 (UID), PS3.5 §10 and Annex A (transfer syntaxes), PS3.6 Annex A (the registry). The tables that receiving
-needs are here; the full registry of names is pydicom's and is loaded at the first question for a name. Nothing here
-knows of presentation contexts.
+needs are here; the full registry of names is loaded at the first question for a name. Nothing here knows of
+presentation contexts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from router._walker import valid_uid as valid_uid
+from router.dicom import registry
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -201,12 +202,10 @@ def _squeeze(name: str) -> str:
 @lru_cache(maxsize=1)
 def _names() -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """(squeezed name to UID of SOP classes, the same of transfer syntaxes, UID to keyword)."""
-    from pydicom._uid_dict import UID_dictionary
-
     classes: dict[str, str] = {}
     syntaxes: dict[str, str] = {}
     keywords: dict[str, str] = {}
-    for uid, (name, kind, _, _, keyword) in UID_dictionary.items():
+    for uid, (name, kind, _, _, keyword) in registry.uids().items():
         if not keyword:
             continue
         keywords[uid] = keyword
