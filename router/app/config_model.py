@@ -3,9 +3,14 @@ made from this."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_network
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
@@ -69,7 +74,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 _BIND = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]*)):([0-9]{1,5})")
@@ -590,8 +595,30 @@ class ConfigModel(_Table):
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of router.toml, for editors."""
+    """JSON Schema (draft 2020-12) of router.toml, for editors; what stands below a field here describes it there."""
     schema = ConfigModel.model_json_schema(mode="validation")
+    for name, table in [*schema["$defs"].items(), (ConfigModel.__name__, schema)]:
+        for part in reversed(globals()[name].__mro__):
+            for field, text in _described().get(part.__name__, {}).items():
+                table["properties"][field]["description"] = text
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "dicom-router"
     return schema
+
+
+@lru_cache(maxsize=1)
+def _described() -> dict[str, dict[str, str]]:
+    """The text below each field of each class here. Pydantic would collect it too, at every start of the router."""
+    return {
+        table.name: {
+            field.target.id: inspect.cleandoc(below.value.value)
+            for field, below in pairwise(table.body)
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+            and isinstance(below.value.value, str)
+        }
+        for table in ast.parse(inspect.getsource(sys.modules[__name__])).body
+        if isinstance(table, ast.ClassDef)
+    }
