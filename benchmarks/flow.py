@@ -339,10 +339,11 @@ def pynetdicom(work: Work) -> Iterator[tuple[int, str, list[int]]]:
 @contextlib.contextmanager
 def limit(work: Work) -> Iterator[tuple[int, str, list[int]]]:
     """Into blocks that were written before, as in a recycled segment."""
+    spool = min(LIMIT_SPOOL, max(LIMIT_SPOOL // 16, 2 * work.objects * work.size))
     with contextlib.ExitStack() as stack:
         child = stack.enter_context(
             subprocess.Popen(
-                [str(work.tools / "limit"), "0", str(work.folder / "limit.spool"), str(LIMIT_SPOOL), "0"]
+                [str(work.tools / "limit"), "0", str(work.folder / "limit.spool"), str(spool), "0"]
                 + [str(sink.port) for sink in work.sinks],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )
@@ -372,6 +373,7 @@ SEVERAL = "router x"
 FAN_OUT = {"limit", "router", "router-recycled"}
 RECEIVE = {"limit", "router", "router-recycled", "storescp"}
 LIMIT_SPOOL = 1 << 30
+"""Bytes at most; to write them beforehand takes longer than a short run."""
 SEGMENT_SIZE = SpoolSettings().segment_size
 
 
