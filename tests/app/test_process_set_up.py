@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 PROGRAM = """
-import os, resource, sys
+import gc, os, resource, sys
 from pathlib import Path
 from router.app import supervisor
 from router.app.config import load_config
@@ -16,7 +16,10 @@ from router.observe.logs import get_logger
 config = load_config(Path(sys.argv[1]), {})
 supervisor.set_up(config)
 limits = resource.getrlimit(resource.RLIMIT_CORE)
-get_logger().info("seen", sop_instance="2.25.4711", core=list(limits), umask=os.umask(0))
+get_logger().info(
+    "seen", sop_instance="2.25.4711", core=list(limits), umask=os.umask(0), collects=gc.isenabled(),
+    looked_through=len(gc.get_objects()), left_alone=gc.get_freeze_count(),
+)
 """
 
 
@@ -54,3 +57,9 @@ def test_a_process_leaves_no_core_and_no_file_for_others(tmp_path: Path) -> None
     assert said["umask"] == 0o077
     none = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
     assert seen(tmp_path, tmp_path / "data", before=none)[0]["core"] == [0, 0], "and does not fail where none may be"
+
+
+def test_what_was_imported_is_not_looked_through_for_garbage_again(tmp_path: Path) -> None:
+    said, _ = seen(tmp_path, tmp_path / "data", before="import gc; gc.disable()\n")
+    assert said["collects"] is True
+    assert int(str(said["looked_through"])) < 2_000 < 20_000 < int(str(said["left_alone"]))

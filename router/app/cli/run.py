@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def run(config: Path | None) -> None:
       dicom-router run -c /etc/dicom-router/router.toml
       DICOM_ROUTER__LOG__LEVEL=debug dicom-router run -c router.toml
     """
+    gc.disable()  # until ``supervisor.set_up``
     from router.app import supervisor
 
     sys.exit(supervisor.run(find_config(config)))

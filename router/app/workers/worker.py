@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -12,6 +13,7 @@ def main() -> int:
     """Gives the exit code, as ``supervisor`` says."""
     if len(sys.argv) != 2 or not sys.argv[1].isdigit() or not die_with_parent(int(sys.argv[1])):
         return 1
+    gc.disable()  # until ``set_up``
     errand = Errand.decode(sys.stdin.buffer.read())
     from router.app import supervisor
     from router.net.occupancy import OccupancyMemory, SharedOccupancy
