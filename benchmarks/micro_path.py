@@ -137,7 +137,7 @@ class InMemory:
 class Ledger:
     """Keeps what is recorded until it is asked to say that it is committed."""
 
-    failed = full = False
+    failed, blocked = False, ""
 
     def __init__(self) -> None:
         self.groups: list[tuple[Sequence[Receipt], Callable[[Any], None]]] = []

@@ -117,7 +117,7 @@ class Housekeeping:
     async def reclaim(self) -> None:
         """Deliveries that are leased to us and that no lane has: a fault of ours dropped them on their way, and without
         this they would wait for the next start."""
-        if self.ledger.full:
+        if self.ledger.blocked:
             return  # outcomes wait for room, so the ledger cannot say what is still to be done
         leases = await self.ledger.leases()
         held = set().union(*(lane.holds() for lane in self.lanes.values()))

@@ -127,8 +127,8 @@ class StoreReception:
         self._recent: list[Buffer] | None = None
         """What has been streamed, from the first byte, for who may soon be sent it; ``KEEP`` of the budget is taken."""
         self._error: DatasetError | None = None
-        if intake.spool.below_objects_floor() or intake.ledger.full:
-            self._error = DatasetError(Status.OUT_OF_RESOURCES, "out of disk space")
+        if intake.ledger.blocked or intake.spool.below_objects_floor():
+            self._error = DatasetError(Status.OUT_OF_RESOURCES, intake.ledger.blocked or "out of disk space")
             self._gatherer.drop()
 
     @property

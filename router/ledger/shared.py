@@ -20,14 +20,16 @@ from router.ledger.schema import immediate, migrate
 from router.ledger.store import Store
 from router.ports import Log
 
-BUSY_TIMEOUT_MS = 60_000
-"""For a program that is none of ours: a copy being made, a person who looks."""
+BUSY_TIMEOUT_MS = 2_000
+"""For a program that is none of ours: a copy being made, a person who looks. What is answered meanwhile is in memory
+twice; past this time nothing new is taken (``SqliteLedger.blocked``)."""
 CACHE_KIB = 64 << 10
 
 
 def connect(path: Path) -> apsw.Connection:
     """A connection that writes. Raises apsw.Error."""
     connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     connection.execute("pragma locking_mode=normal")
     connection.execute("pragma journal_mode=wal")
     connection.execute("pragma synchronous=full")

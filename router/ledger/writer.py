@@ -4,8 +4,8 @@ Receipts, outcomes of deliveries and leases share a commit; with WAL and ``synch
 returned is on the disk. The ledger follows the spool's log: what it has not committed when the process dies is read
 from there at the next start, so nothing waits for it, and it can take its time to gather much into one transaction.
 
-After the first I/O error the ledger is *failed*: nobody is told success any more. A full disk keeps what must not be
-lost for the next transaction and refuses the rest.
+After the first I/O error the ledger is *failed*: nobody is told success any more. While the disk is full, or another
+program holds the file, what must not be lost is kept for the next transaction, and the rest refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from router.ledger.counters import Counters
 from router.ledger.mend import note_damage, set_aside_if_damaged
 from router.ledger.queries import Queries
 from router.ledger.schema import immediate, migrate
-from router.ledger.shared import BUSY_TIMEOUT_MS, Turn, connect
+from router.ledger.shared import Turn, connect
 from router.ledger.store import Receipt, ReceiptResult, Store, is_plain
 from router.model import ALONE, AuditRow, Decision, Delivery, InstanceInfo, Location, LogPosition, Outcome, Share
 from router.ports import Log
@@ -43,8 +43,9 @@ COMMIT_EVERY = 0.025
 one, and each sync is taken from those of the spool."""
 CLOCK_STEP = 2.0
 """Seconds by which two clocks differ more than before when somebody has set one."""
-FULL_WAIT = 0.2
-"""Seconds between attempts while the disk is full."""
+BLOCKED_WAIT = 0.2
+"""Seconds between attempts while nothing can be written."""
+NO_ROOM, IN_USE = "out of disk space", "the ledger is in use by another program"
 CHECKPOINT_PAGES = 4000
 """WAL pages (4 KiB each) after which a passive checkpoint runs between two transactions."""
 FOLLOW_ROWS = 500
@@ -93,8 +94,8 @@ class SqliteLedger:
         self.fresh = False
         """The ledger was empty when it was opened."""
         self.failed = False
-        self.full = False
-        """The last transaction found no room on the disk."""
+        self.blocked = ""
+        """Why the last transaction could not be written, although nothing is broken; empty: it was."""
         self.counts = Counters()
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -102,7 +103,7 @@ class SqliteLedger:
         self._on_failure: Callable[[LedgerError], None] = lambda error: None
         self._wal_pages = 0
         self._postponed: list[Any] = []
-        """Jobs that met a full disk and must not be lost, in order."""
+        """Jobs of such a transaction that must not be lost, in order."""
         self._committed_at = 0.0
         self._clock = time.time() - time.monotonic()
         """The time of day less the monotonic time, at the last transaction."""
@@ -132,7 +133,6 @@ class SqliteLedger:
             owners = f"{node}/"
             if not share.alone:
                 owners = f"{node}/{share.worker}/"
-                connection.set_busy_timeout(BUSY_TIMEOUT_MS)
                 ledger._turn = Turn(path)
             ledger.fresh = migrate(connection)
             store = ledger._store = Store(connection, f"{owners}{time.time_ns()}", share, audit=audit)
@@ -434,21 +434,23 @@ class SqliteLedger:
         closing = False
         renew_at = time.monotonic() + RENEW_EVERY
         while not closing:
-            jobs = self._gather(time.monotonic() + FULL_WAIT if self.full else renew_at)
+            jobs = self._gather(time.monotonic() + BLOCKED_WAIT if self.blocked else renew_at)
             if _CLOSE in jobs:
                 jobs.remove(_CLOSE)
                 closing = True
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + RENEW_EVERY
-                if self.share.worker == 0 and not self.full:
+                if self.share.worker == 0 and not self.blocked:
                     self._ballast.make()
                 self._transaction([*jobs, _Call(self._renew, self._nobody())])
             elif jobs:
                 self._transaction(jobs)
-            elif self.full:  # is there room again?
+            elif self.blocked:  # still?
                 self._transaction([_Call(_rewrite, self._nobody())])
         if self._postponed:
-            self.log.error("no room for the last transaction: the next start reads it from the spool")
+            self.log.error(
+                "the last transaction is not written: the next start reads it from the spool", why=self.blocked
+            )
         if not self.failed:
             with self._turn:
                 self._checkpoint(force=True)
@@ -511,9 +513,9 @@ class SqliteLedger:
             self._apply(records, outcomes, now)
             store.commit()
         except Exception as error:
-            if self._lacks_room(error):
+            if blocked := self._blocked_by(error):
                 self._rollback()
-                self._full(jobs)
+                self._postpone(jobs, blocked)
                 return
             # Constraint, I/O, a fault of ours: whatever it is, what was promised cannot be kept by going on.
             self._rollback()
@@ -526,7 +528,7 @@ class SqliteLedger:
             self._on_failure(problem)
             return
         self._committed_at = time.monotonic()
-        self.full = False
+        self.blocked = ""
         if self.share.alone:
             self.counts.apply(store.delta)
         if store.woken and self._loop is not None:
@@ -592,23 +594,28 @@ class SqliteLedger:
         if self._connection.in_transaction:
             self._connection.execute("rollback")
 
-    def _lacks_room(self, error: Exception) -> bool:
-        """A write found no room, on the disk or in a quota: for the latter SQLite has no word of its own."""
+    def _blocked_by(self, error: Exception) -> str:
+        """What will pass: a write found no room, on the disk or in a quota (for which SQLite has no word of its own), or
+        somebody else has been writing for long. Empty for everything else."""
         if isinstance(error, apsw.FullError):
-            return True
+            return NO_ROOM
+        if isinstance(error, apsw.BusyError):
+            return IN_USE
         if getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_WRITE:
-            return False
-        return bool(self._connection.system_errno == errno.EDQUOT)
+            return ""
+        return NO_ROOM if self._connection.system_errno == errno.EDQUOT else ""
 
-    def _full(self, jobs: list[Any]) -> None:
-        """No space: what was answered and what was delivered waits for the next transaction, the rest is refused."""
-        self.full = True
-        if self._ballast.give():
+    def _postpone(self, jobs: list[Any], blocked: str) -> None:
+        """What was answered and what was delivered waits for the next transaction, the rest is refused."""
+        if blocked == IN_USE != self.blocked:
+            self.log.error("another program holds the ledger: nothing new is taken until it lets go")
+        self.blocked = blocked
+        if blocked == NO_ROOM and self._ballast.give():
             self.log.warning("the disk is full: the ledger gives up its ballast")
         self._postponed = [job for job in jobs if type(job) is Outcome or (type(job) is _Record and job.owed)]
         kept = set(map(id, self._postponed))
-        self._refuse([job for job in jobs if id(job) not in kept], LedgerError("no space left for the ledger"))
-        time.sleep(FULL_WAIT)  # this thread only: a full disk is not helped by trying faster
+        self._refuse([job for job in jobs if id(job) not in kept], LedgerError(f"not written: {blocked}"))
+        time.sleep(BLOCKED_WAIT)  # this thread only, and trying faster helps nothing
 
     def _refuse(self, jobs: list[Any], problem: LedgerError) -> None:
         calls = []
@@ -630,9 +637,9 @@ class SqliteLedger:
         except apsw.BusyError:
             return
         except apsw.Error as error:
-            if self._lacks_room(error):
+            if blocked := self._blocked_by(error):
                 # Nothing is lost: the WAL keeps it. Tried again after the next commits.
-                self.full = True
+                self.blocked = blocked
                 return
             self.failed = True
             note_damage(self.path, error)

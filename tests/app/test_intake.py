@@ -80,7 +80,7 @@ class FakeSpool:
 
 class FakeLedger:
     failed = False
-    full = False
+    blocked = ""
 
     def __init__(self) -> None:
         self.records: list[tuple[Sequence[Any], Callable[[Any], None], LogPosition | None, bool]] = []
@@ -339,7 +339,7 @@ async def test_a_commit_that_fails_before_the_answer_gives_the_room_back(tmp_pat
 
 async def test_while_the_ledger_finds_no_room_nothing_is_taken(tmp_path: Path) -> None:
     house = House(tmp_path)
-    house.ledger.full = True
+    house.ledger.blocked = "out of disk space"
     house.receive(instance())
     assert house.answers == [0xA700]
     assert house.spool.entries == []

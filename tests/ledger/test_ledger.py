@@ -329,7 +329,7 @@ async def fill_disk(ledger: SqliteLedger) -> None:
     """Until there is no room for another transaction of some size."""
     pages = next(ledger._connection.execute("pragma page_count"))[0]
     ledger._connection.execute(f"pragma max_page_count={pages}")
-    with pytest.raises(LedgerError, match="no space"):
+    with pytest.raises(LedgerError, match="out of disk space"):
         for _ in range(2000):
             await record(ledger, *(receipt(to=("a", "b", "c")) for _ in range(50)))
 
@@ -338,11 +338,11 @@ async def test_a_full_disk_refuses_what_may_be_refused_and_the_ledger_lives_on(t
     ledger = open_ledger(tmp_path)
     await record(ledger, receipt(to="a"))
     await fill_disk(ledger)
-    assert ledger.full
+    assert ledger.blocked == "out of disk space"
     ledger._connection.execute("pragma max_page_count=1000000")
     (result,) = await record(ledger, receipt(to="a"))
     assert result.kind == "new"
-    assert not ledger.full
+    assert not ledger.blocked
     assert counted(ledger) == recount(ledger)
     await ledger.close()
 
@@ -361,7 +361,7 @@ async def test_what_was_answered_waits_for_room_and_keeps_its_order(tmp_path: Pa
     assert not done, "neither refused nor recorded"
     ledger._connection.execute("pragma max_page_count=1000000")
     assert [len(results) for results in await asyncio.gather(*waiting)] == [50] * 4
-    assert not ledger.full
+    assert not ledger.blocked
     assert ledger.position() == LogPosition(9, 4)
     assert counted(ledger) == recount(ledger)
     await ledger.close()
@@ -372,8 +372,41 @@ async def test_a_full_ledger_without_work_finds_out_itself_that_there_is_room(tm
     await fill_disk(ledger)
     ledger._connection.execute("pragma max_page_count=1000000")
     async with asyncio.timeout(10):
-        while ledger.full:
+        while ledger.blocked:
             await asyncio.sleep(0.02)
+    await ledger.close()
+
+
+async def test_another_program_that_writes_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    other = apsw.Connection(str(tmp_path / "ledger.db"))
+    other.execute("begin immediate")
+    waiting = asyncio.ensure_future(record(ledger, receipt(), owed=True))
+    done, _ = await asyncio.wait([waiting], timeout=0.2)
+    assert not done
+    other.execute("rollback")
+    (result,) = await waiting
+    assert result.kind == "new"
+    assert not ledger.blocked and not ledger.failed
+    await ledger.close()
+
+
+async def test_while_another_program_holds_it_what_was_answered_waits_and_nothing_else_is_taken(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger._connection.set_busy_timeout(50)
+    other = apsw.Connection(str(tmp_path / "ledger.db"))
+    other.execute("begin immediate")
+    with pytest.raises(LedgerError, match="in use by another program"):
+        await record(ledger, receipt())
+    assert ledger.blocked == "the ledger is in use by another program"
+    owed = asyncio.ensure_future(record(ledger, receipt(), owed=True))
+    done, _ = await asyncio.wait([owed], timeout=0.5)
+    assert not done, "neither refused nor recorded"
+    other.execute("rollback")
+    (result,) = await owed
+    assert result.kind == "new"
+    assert not ledger.blocked and not ledger.failed
+    assert counted(ledger) == recount(ledger)
     await ledger.close()
 
 
@@ -529,7 +562,7 @@ async def test_a_checkpoint_without_room_is_tried_again(tmp_path: Path) -> None:
     real, ledger._connection = ledger._connection, Full()  # type: ignore[assignment]
     ledger._checkpoint(force=True)
     ledger._connection = real
-    assert ledger.full
+    assert ledger.blocked == "out of disk space"
     assert not ledger.failed
     await ledger.close()
 
