@@ -385,8 +385,15 @@ cdef class Gatherer:
         """Let go of everything; what still comes is neither looked at nor kept."""
         self._over = True
         self._full = []
-        self._block = self._alone = self._first = None
+        self._block = self._alone = None
         self.held = 0
+        self._forget()
+
+    cdef int _forget(self) except -1:
+        """Who made us is not needed any more, and holds us: neither would be gone before Python looks for garbage, nor would bytes that
+        nobody counts."""
+        self._first = self._hasher = self._walker = self._look = self._beyond = None
+        return 0
 
     def take(self):
         """All that is held, in order, as a list of buffers that do not change any more; nothing is held after it."""
@@ -407,6 +414,9 @@ cdef class Gatherer:
             out.append(piece)
         return out
 
-    def digest(self):
-        """XXH3-128 of all that has been taken, also as ``full``."""
-        return self._hasher.digest() if self._hasher is not None else xxh3_128_digest(self._first or b"")
+    def end(self):
+        """Nothing more comes: XXH3-128 of all that has been taken, also as ``full``."""
+        cdef bytes digest = self._hasher.digest() if self._hasher is not None else xxh3_128_digest(self._first or b"")
+        self._over = True
+        self._forget()
+        return digest

@@ -31,7 +31,7 @@ def test_fragments_of_any_size_come_out_in_order(sizes: list[int]) -> None:
     assert b"".join(buffers) == b"".join(fragments)
     assert all(len(buffer) == BLOCK_SIZE for buffer in buffers[:-1])
     assert gatherer.take() == []
-    assert gatherer.digest() == xxhash.xxh3_128_digest(b"".join(fragments))
+    assert gatherer.end() == xxhash.xxh3_128_digest(b"".join(fragments))
 
 
 def test_a_data_set_that_fits_a_block_takes_no_more_than_its_bytes() -> None:
@@ -116,13 +116,13 @@ def test_a_walker_looks_by_itself(size: int) -> None:
 
 def test_what_is_taken_bit_by_bit_is_hashed_as_a_whole() -> None:
     gatherer = Gatherer()
-    assert gatherer.digest() == xxhash.xxh3_128_digest(b"")
+    assert gatherer.end() == xxhash.xxh3_128_digest(b"")
     taken = []
     for size in (3, 0, BLOCK_SIZE, 5, 2 * BLOCK_SIZE):
         gatherer.write(os.urandom(size))
         taken += [*gatherer.full(), *gatherer.take()] if size < BLOCK_SIZE else gatherer.full()
     taken += gatherer.take()
-    assert gatherer.digest() == xxhash.xxh3_128_digest(b"".join(taken))
+    assert gatherer.end() == xxhash.xxh3_128_digest(b"".join(taken))
 
 
 def test_what_is_wrong_is_remembered_and_nothing_is_kept_of_it() -> None:

@@ -203,12 +203,13 @@ class StoreReception:
         except DatasetError as error:
             self._drop()
             intake.ended()
+            error.__traceback__ = None  # of this frame, which holds us, who hold those that remember it
             done(error.status, error.comment)
             return
         except Exception:
             self.discard()
             raise
-        info = self._info(texts, intake.ids.next(), self._gatherer.digest())
+        info = self._info(texts, intake.ids.next(), self._gatherer.end())
         cut = self._cut
         if cut is not None and not self._inspector.head_was_all:
             # Something that the rules name stood behind the pixels: what was decided without it does not hold.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import socket
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from router._blocks import BLOCK_SIZE
+from router._blocks import BLOCK_SIZE, Gatherer
 from router.app.ids import IdSource
 from router.app.intake import StoreIntake
 from router.app.known import KnownInstances
@@ -539,3 +540,27 @@ def test_ids_rise_whatever_the_clock_does() -> None:
 
 def test_ids_go_on_above_what_the_ledger_knows() -> None:
     assert IdSource(worker=0, last=1 << 62, clock=lambda: 1.7e9).next() > 1 << 62
+
+
+@pytest.mark.parametrize("end", ["finish", "discard", "refuse"])
+async def test_what_is_over_is_gone_before_anybody_looks_for_garbage(tmp_path: Path, end: str) -> None:
+    """Else bytes that nobody counts wait for the collector, and every object is received into cold memory."""
+    house = House(tmp_path)
+    await turn()
+    gc.collect()
+    gc.disable()
+    try:
+        reception = house.begin()
+        reception.write(memoryview(instance()))
+        if end == "discard":
+            reception.discard()
+        else:
+            if end == "refuse":
+                reception.write(memoryview(b"no element"))
+            reception.finish(lambda status, comment: house.answers.append(status))
+        del reception
+        left = [kept for kept in gc.get_objects() if isinstance(kept, StoreReception | Gatherer)]
+    finally:
+        gc.enable()
+    assert left == []
+    assert house.answers == ([0xC000] if end == "refuse" else [])

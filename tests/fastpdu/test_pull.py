@@ -159,7 +159,7 @@ def test_a_large_data_set_passes_through_no_buffer(ends: tuple[socket.socket, so
     pulling.read(ours)
     kept = pulling.gatherer.take()
     assert b"".join(bytes(buffer) for buffer in kept) == bytes(seen) == data + b"end"
-    assert pulling.gatherer.digest() == xxhash.xxh3_128_digest(bytes(seen))
+    assert pulling.gatherer.end() == xxhash.xxh3_128_digest(bytes(seen))
     assert all(len(buffer) == BLOCK_SIZE for buffer in kept[:-1])
     assert pulling.pulled > 0.9 * len(data)
     assert pulling.found[-1] == (5, bytes(4))
