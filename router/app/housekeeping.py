@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from router.app.known import KnownInstances
 from router.delivery.lane import Lane
-from router.errors import SpoolError, fault_location
+from router.errors import LedgerError, SpoolError, fault_location
 from router.ledger import SqliteLedger
 from router.model import ALONE, Share, SpoolSettings
 from router.observe.metrics import RouterMetrics
@@ -177,5 +177,15 @@ class Housekeeping:
                 except SpoolError as error:
                     self.log.warning("record not moved", segment=segment, reason=str(error))
                     break
-                moved = await self.ledger.relocate(info.id, old, new)
-                self.spool.settled([old if moved else new])
+                try:
+                    relocated = await self.ledger.relocate(info.id, old, new)
+                except LedgerError:
+                    if not self.ledger.failed:
+                        # For want of room, most likely: the record stays where it is, and nobody knows of the copy. A
+                        # ledger that has failed may have committed it all the same.
+                        self.spool.settled([new])
+                    raise
+                if relocated:
+                    self.spool.moved(old, new)
+                else:
+                    self.spool.settled([new])

@@ -414,8 +414,11 @@ class Spool:
         return self._pool.candidates()
 
     async def move(self, info: InstanceInfo, decision: Decision, location: Location) -> Location:
-        """Write one small record again at the end of the log, synced; gives its new place. Raises SpoolCorrupt,
-        SpoolError."""
+        """Write one small record again at the end of the log, synced; gives its new place, of which only the caller
+        knows. Ends with ``moved``, or by settling the new place.
+
+        Raises SpoolCorrupt, SpoolError.
+        """
         chunks = await self.load(info, location)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Location] = loop.create_future()
@@ -424,11 +427,19 @@ class Spool:
             loop.call_soon_threadsafe(_settle_future, future, result)
 
         self._writer.submit(Move(info, decision, chunks, done))
-        new = await future
+        return await future
+
+    def moved(self, old: Location, new: Location) -> None:
+        """The ledger has the new place: who was told the old one is led there, and the old one is settled.
+
+        Not before: a copy that the ledger refused is settled, and whoever had been led to it would read what nobody
+        keeps. Who is reading the old place meanwhile is safe by epoch and checksum: what is written over it never
+        passes for the record, and the next attempt reads the new place.
+        """
         if len(self._moved) >= MOVED_KEPT:
             del self._moved[next(iter(self._moved))]
-        self._moved[location.segment, location.epoch, location.offset] = new
-        return new
+        self._moved[old.segment, old.epoch, old.offset] = new
+        self.settled([old])
 
     # Space -------------------------------------------------------------------------------------------------
 

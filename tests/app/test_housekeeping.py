@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,8 @@ from router.app import housekeeping as module
 from router.app.housekeeping import Housekeeping
 from router.app.known import KnownInstances
 from router.errors import LedgerError
-from router.model import Location, Share, SpoolSettings
+from router.model import Decision, InstanceInfo, Location, Share, SpoolSettings
+from tests.spool.support import Entry, Running, entry_of
 
 
 class Log:
@@ -150,3 +152,92 @@ async def test_what_is_told_while_the_ledger_is_read_is_newer() -> None:
 
     await among_others({"a": lane}, SimpleNamespace(ready_among=nothing, paused=paused)).attend()
     assert lane.state == "paused"
+
+
+class Places:
+    """The part of a ledger that compaction asks; it may be without room, or have failed."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.places = {entry.info.id: entry.place for entry in entries}
+        self.entries = entries
+        self.full = self.failed = False
+
+    async def instances_in(self, segment: int) -> list[tuple[InstanceInfo, Decision, Location]]:
+        return [
+            (entry.info, entry.decision, place)
+            for entry in self.entries
+            if (place := self.places[entry.info.id]).segment == segment
+        ]
+
+    async def relocate(self, number: int, old: Location, new: Location) -> bool:
+        if self.full or self.failed:
+            raise LedgerError("no space left for the ledger")
+        assert self.places[number] == old
+        self.places[number] = new
+        return True
+
+
+async def mostly_dead(running: Running) -> list[Entry]:
+    """What lives, when of the first segment only the first record does."""
+    entries = [entry_of(n, 9000) for n in range(1, 21)]
+    await running.put(*entries)
+    first = [entry for entry in entries if entry.place.segment == entries[0].place.segment]
+    running.spool.settled([entry.place for entry in first[1:]])
+    return [entry for entry in entries if entry not in first[1:]]
+
+
+def compacting(running: Running, ledger: Places) -> Housekeeping:
+    return Housekeeping(
+        spool=running.spool, ledger=ledger, lanes={}, metrics=SimpleNamespace(), settings=SpoolSettings(), log=Log()
+    )  # type: ignore[arg-type]
+
+
+def live_in(running: Running) -> int:
+    return sum(segment.live for segment in running.pool.segments.values())
+
+
+async def test_compaction_without_room_in_the_ledger_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    async with Running(tmp_path / "s") as running:
+        kept = await mostly_dead(running)
+        ledger = Places(kept)
+        housekeeping = compacting(running, ledger)
+        ledger.full = True
+        for _ in range(30):
+            await housekeeping._attempt(housekeeping.compact)
+        assert housekeeping.log.errors == ["housekeeping will try again"] * 30  # type: ignore[attr-defined]
+        assert live_in(running) == len(kept), "no copy is kept"
+        await running.put(*(entry_of(n, 9000) for n in range(100, 140)))
+        assert await running.read(kept[0]) == kept[0].data(), "not led to where a copy was"
+        ledger.full = False
+        await housekeeping._attempt(housekeeping.compact)
+        assert ledger.places[1] != kept[0].place
+        assert live_in(running) == len(kept) + 40
+        await running.put(*(entry_of(n, 9000) for n in range(200, 240)))
+        assert await running.read(kept[0]) == kept[0].data(), "led to where it lies now"
+        assert running.log.errors() == []
+
+
+async def test_a_copy_that_a_failed_ledger_may_have_committed_is_kept(tmp_path: Path) -> None:
+    async with Running(tmp_path / "s") as running:
+        kept = await mostly_dead(running)
+        ledger = Places(kept)
+        ledger.failed = True
+        housekeeping = compacting(running, ledger)
+        await housekeeping._attempt(housekeeping.compact)
+        assert live_in(running) == len(kept) + 1
+
+
+async def test_who_reads_while_the_ledger_is_asked_for_a_move_is_not_led_to_the_copy(tmp_path: Path) -> None:
+    async with Running(tmp_path / "s") as running:
+        kept = await mostly_dead(running)
+        ledger = Places(kept)
+        places = []
+
+        async def relocate(number: int, old: Location, new: Location) -> bool:
+            places.append(running.spool._present(old))
+            raise LedgerError("no space left for the ledger")
+
+        ledger.relocate = relocate  # type: ignore[method-assign]
+        housekeeping = compacting(running, ledger)
+        await housekeeping._attempt(housekeeping.compact)
+        assert places == [kept[0].place]

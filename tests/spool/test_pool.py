@@ -237,7 +237,7 @@ async def test_what_little_lives_in_a_segment_can_move_and_is_still_found_by_its
         new = await running.spool.move(first[0].info, first[0].decision, first[0].place)
         assert len(running.told.calls) == calls, "a move is no news"
         assert new.segment != first[0].place.segment
-        running.spool.settled([first[0].place])
+        running.spool.moved(first[0].place, new)
         assert running.spool.compaction_candidates() == []
         await fill(running, 40, start=100)
         # A lane that leased it before still has the old place.
