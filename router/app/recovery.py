@@ -28,7 +28,7 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
         on_duplicate = "hold"  # it may have been answered: a person decides, nothing is dropped
 
     def whole(number: int) -> Iterator[Receipt]:
-        for found in spool.tail(ledger.position(number), ledger.knows, number):
+        for found in spool.tail(ledger.position(number), ledger.knows_streamed, number):
             if found.info is not None and ledger.knows(found.info.id):
                 # Whatever became of it since; unless it was moved here, and an old ledger does not know.
                 place = ledger.place(found.info.id)

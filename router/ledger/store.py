@@ -203,6 +203,20 @@ class Store:
             )[0]
         )
 
+    def knows_streamed(self, instance: int, place: Location) -> bool:
+        """Whether a streamed record needs no further look: its id is known, or it lies where an instance has its record.
+
+        The latter is an identical duplicate that took the place of an older record (``_identical``). Its own id is in
+        no row: recorded once more, it would give what has been given up since another chance at every start. Not for
+        records of the log: places are found by their segment, of which thousands of those share one.
+        """
+        return self.knows(instance) or bool(
+            self._one(
+                "select exists(select 1 from instance where segment=? and epoch=? and at=?)",
+                (place.segment, place.epoch, place.offset),
+            )[0]
+        )
+
     def place(self, instance: int) -> Location | None:
         row = self.connection.execute(
             "select segment, epoch, at, length from instance where id=?", (instance,)

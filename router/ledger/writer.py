@@ -176,6 +176,10 @@ class SqliteLedger:
         of ``follow``."""
         return self._store.knows(instance)
 
+    def knows_streamed(self, instance: int, place: Location) -> bool:
+        """See ``Store.knows_streamed``. Blocking; as ``knows``."""
+        return self._store.knows_streamed(instance, place)
+
     def place(self, instance: int) -> Location | None:
         """Where its record lies, as far as is known. Blocking; as ``knows``."""
         return self._store.place(instance)

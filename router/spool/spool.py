@@ -217,12 +217,13 @@ class Spool:
         return sorted(segments, key=lambda segment: segment.epoch)
 
     def tail(
-        self, after: LogPosition, known: Callable[[int], bool] = lambda number: False, log: int = 0
+        self, after: LogPosition, known: Callable[[int, Location], bool] = lambda number, place: False, log: int = 0
     ) -> Iterator[FoundRecord]:
         """Every record that may lie behind this place, in the order of the log, read and hashed; synced before.
 
         What was written last before a crash may be whole without having been synced: from here on it can be relied
-        upon. Streamed records have no place in the log: all are among them but those with a ``known`` id. Blocking.
+        upon. Streamed records have no place in the log: all are among them but those ``known``, by id and place.
+        Blocking.
 
         Raises SpoolError when a segment cannot be synced or read at all.
         """
@@ -236,8 +237,10 @@ class Spool:
             try:
                 if segment.kind == KIND_STREAM:
                     header = read_header_at(descriptor, FIRST_RECORD, segment.epoch)
-                    if header is not None and known(header.id):
-                        continue
+                    if header is not None:
+                        place = Location(segment.number, segment.epoch, FIRST_RECORD, header.length)
+                        if known(header.id, place):
+                            continue
                 durable.sync_data(descriptor)
                 yield from scan(descriptor, segment.number, segment.kind, segment.epoch, start=start)
             except OSError as error:

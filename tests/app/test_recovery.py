@@ -11,8 +11,9 @@ import pytest
 
 from router.app.recovery import reconcile
 from router.ledger import Receipt, SqliteLedger
+from router.model import OutcomeKind
 from router.spool import Spool
-from tests.ledger.support import SilentLog, record
+from tests.ledger.support import SilentLog, record, settle
 from tests.spool.support import SMALL, Entry, Running, bytes_of, entry_of, found, info_of, live_of
 
 
@@ -159,6 +160,44 @@ async def test_an_identical_duplicate_that_took_the_place_of_an_older_record_is_
         await running.put(again)
         data = b"".join(await running.spool.load(entry.info, again.place))
         assert data == entry.data()
+
+
+async def given_up(ledger: SqliteLedger) -> None:
+    """Everything that is owed becomes a dead letter."""
+    for name in list(ledger.counts.open):
+        for delivery in await ledger.lease(name, 10):
+            settle(ledger, delivery, OutcomeKind.DEAD, reason="status 0xC000")
+    await ledger.flush()
+
+
+async def test_a_dead_letter_of_a_streamed_object_that_came_twice_stays_one_at_every_start(tmp_path: Path) -> None:
+    async with Running(tmp_path / "s") as running:
+        first = await running.put_stream(1, 300_000)
+        stream = running.spool.stream()
+        data = bytes_of(300_000, 1)
+        stream.write(data)
+        again = Entry(replace(first.info, id=2), first.decision, None)
+        stream.finish(again)
+        await running.ended(again)
+        ledger = opened(tmp_path)
+        ledger.start(asyncio.get_running_loop(), failed=lambda error: None)
+        await record(ledger, receipt_of(first))
+        await given_up(ledger)
+        (result,) = await record(ledger, receipt_of(again))
+        assert (result.kind, result.unneeded) == ("duplicate", first.place)
+        running.spool.settled([first.place])
+        await running.files_settled()
+        await given_up(ledger)
+        await ledger.close()
+    for _ in range(2):
+        ledger = start(tmp_path)
+        assert ledger.counts.dead == len(first.decision.destinations)
+        assert not any(count for count, _ in ledger.counts.open.values())
+        assert ledger.place(1) == again.place
+        live = ledger.live()
+        ledger.close_files()
+    async with Running(tmp_path / "s", live=live) as running:
+        assert b"".join(await running.spool.load(first.info, again.place)) == data
 
 
 @pytest.mark.parametrize("text", ["ACC2026112301", "8" + "0" * 12, "ZZZZZZZZZZZZZ"])

@@ -74,7 +74,7 @@ def check(
         whole = {record.info.id for record in spool.tail(LogPosition()) if record.ok and record.info is not None}
         assert set(answered) <= whole
         if position is not None:
-            behind = list(spool.tail(position, known.__contains__))
+            behind = list(spool.tail(position, lambda number, _: number in known))
             new = [record for record in behind if record.info is None or record.info.id not in known]
             assert "damaged" not in {record.state for record in new}
             in_log = {number for number, (_, place) in answered.items() if place.epoch <= position.epoch}
