@@ -80,6 +80,10 @@ cdef class DataTaken:
         self.fault = fault
 
 
+def drop(data):
+    """Takes a diverted data set that nobody wants."""
+
+
 cdef class PduReader:
     """Finds PDUs and PDVs in the bytes of one association, however the network cut them.
 

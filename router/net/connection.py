@@ -27,6 +27,7 @@ from router._wire import write
 from router.errors import AssociationAborted, AssociationRejected, PeerProtocolError, fault_location
 from router.net import tuning
 from router.net.trickle import LowWater
+from router.net.turns import turns
 from router.ports import Buffer, Log
 from router.ul.association import (
     STA6,
@@ -52,7 +53,9 @@ buffer."""
 GLANCE = 512
 """Bytes that the event loop reads of what is pulled behind them."""
 PULL_MOST = 512 << 10
-"""Bytes that are pulled in one step; then others have their turn."""
+"""Bytes that are pulled in one step."""
+FULL_READS = 3
+"""Reads that filled their buffer in one turn of the loop; then others have theirs."""
 WRITE_HIGH = 1 << 20
 """Unwritten bytes at which a streaming sender rests."""
 CLOSE_GRACE = 2.0
@@ -82,9 +85,11 @@ class Hold(IntEnum):
     """We do not read: it does not take our answers."""
     UNANSWERED = 8
     """We do not read: too many of its requests are unanswered."""
+    OTHERS_TURN = 16
+    """We do not read, until the next turn of the loop."""
 
 
-_NOT_READING = Hold.CONGESTED | Hold.UNWRITTEN | Hold.UNANSWERED
+_NOT_READING = Hold.CONGESTED | Hold.UNWRITTEN | Hold.UNANSWERED | Hold.OTHERS_TURN
 _EVERY_HOLD = _NOT_READING | Hold.OWING
 
 
@@ -110,6 +115,7 @@ class Connection(asyncio.BufferedProtocol):
         "_drained",
         "_ended",
         "_first",
+        "_full_reads",
         "_glance",
         "_holds",
         "_in_step",
@@ -117,6 +123,8 @@ class Connection(asyncio.BufferedProtocol):
         "_low_water",
         "_socket",
         "_timer",
+        "_turn",
+        "_turns",
         "_view",
         "_writable",
         "address",
@@ -148,6 +156,8 @@ class Connection(asyncio.BufferedProtocol):
         self._view, self._first, self._glance = _shared_views()
         self._socket: socket.socket | None = None
         self._low_water = LowWater()
+        self._turns = turns()
+        self._turn = self._full_reads = 0
         self._timer: asyncio.TimerHandle | None = None
         self._kill: asyncio.TimerHandle | None = None
         self._ended = False
@@ -178,6 +188,8 @@ class Connection(asyncio.BufferedProtocol):
         core = self.core
         now = self.loop.time()
         self._step(core.receive(self._view[:nbytes], now))
+        if nbytes >= FIRST_READ or nbytes == GLANCE:
+            self._count_full_read()
         sock = self._socket
         if sock is None:
             return
@@ -191,6 +203,15 @@ class Connection(asyncio.BufferedProtocol):
         # already, and behind a whole message it is our turn: what we send next acknowledges it.
         if (missing or core.message_open) and nbytes < READ_SIZE and not core.should_close:
             tuning.acknowledge_at_once(sock)
+
+    def _count_full_read(self) -> None:
+        turn = self._turns.number(self.loop)
+        if turn != self._turn:
+            self._turn, self._full_reads = turn, 0
+        self._full_reads += 1
+        if self._full_reads >= FULL_READS and not self._ended:
+            self.hold(Hold.OTHERS_TURN)
+            self.loop.call_soon(self.unhold, Hold.OTHERS_TURN)
 
     def eof_received(self) -> bool:
         return False  # in DICOM nothing can follow: close our side too

@@ -13,7 +13,6 @@ from router.net.admission import BURST_TIMEOUT, CERTIFICATE, Gate, Place, Refusa
 from router.net.connection import AssociationUser, Connection, Hold, address_of
 from router.net.tls import Credentials, presented
 from router.net.tls_transport import HANDSHAKE_RECORD, TlsTransport
-from router.net.turns import turns
 from router.ports import ListenerMetrics, Log
 from router.ul.association import Association, AssociationSettings, Role
 from router.ul.pdus import AssociateAccept, AssociateRequest
@@ -49,7 +48,7 @@ class AcceptedConnection(Connection):
     """A connection that a listener accepted. Takes a handshake's place first, then an association's; gives back each
     once."""
 
-    __slots__ = ("_buffered", "_heard", "_peer", "_place", "_refused", "_stuck", "_turns", "server")
+    __slots__ = ("_buffered", "_heard", "_peer", "_place", "_refused", "_stuck", "server")
 
     def __init__(self, server: ListeningServer) -> None:
         super().__init__(Association(Role.ACCEPTOR, server.settings, server.loop.time()), server.log, server.loop)
@@ -60,7 +59,6 @@ class AcceptedConnection(Connection):
         self._heard = False
         self._refused = False
         self._stuck: asyncio.TimerHandle | None = None
-        self._turns = turns()
 
     # Transport ---------------------------------------------------------------------------------------------
 

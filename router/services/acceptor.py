@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from router._fastpdu import DataFragment, DataTaken, frame_message
+from router._fastpdu import DataFragment, DataTaken, drop, frame_message
 from router.dicom.uids import VERIFICATION, valid_uid
 from router.dimse.assembler import CommandReceived, DataReceived, MessageAssembler
 from router.dimse.command import RESPONSE_BIT, Command, CommandField, encode_response
@@ -181,21 +181,22 @@ class Acceptor:
             if field not in _RESPONSES:
                 raise PeerProtocolError("unknown response", AbortReason.INVALID_PDU_PARAMETER_VALUE)
             self._log.debug("response to nothing ignored", peer=self._peer.name)
-            return
-        if field == _C_CANCEL_RQ:
-            return
-        if command.message_id is None:
-            raise PeerProtocolError("request without Message ID", AbortReason.INVALID_PDU_PARAMETER_VALUE)
-        self._answer = Answer(self, context_id, command)
-        self._unanswered.append(self._answer)
-        if field == _C_STORE_RQ:
-            self._begin(command, context_id)
-        elif field == CommandField.C_ECHO_RQ:
-            self._refusal = verification.answer(self._peer)
-        else:
-            self._refusal = (Status.UNRECOGNIZED_OPERATION, "only C-STORE and C-ECHO are served")
+        elif field != _C_CANCEL_RQ:
+            if command.message_id is None:
+                raise PeerProtocolError("request without Message ID", AbortReason.INVALID_PDU_PARAMETER_VALUE)
+            self._answer = Answer(self, context_id, command)
+            self._unanswered.append(self._answer)
+            if field == _C_STORE_RQ:
+                self._begin(command, context_id)
+            elif field == CommandField.C_ECHO_RQ:
+                self._refusal = verification.answer(self._peer)
+            else:
+                self._refusal = (Status.UNRECOGNIZED_OPERATION, "only C-STORE and C-ECHO are served")
         if not command.has_data_set:
             self._complete()
+        elif self._reception is None:
+            # Nobody looks at it, and it may come in a million pieces.
+            self._connection.core.divert(context_id, drop, self._taken)
 
     def _begin(self, command: Command, context_id: int) -> None:
         self._size = 0

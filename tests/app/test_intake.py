@@ -563,4 +563,4 @@ async def test_what_is_over_is_gone_before_anybody_looks_for_garbage(tmp_path: P
     finally:
         gc.enable()
     assert left == []
-    assert house.answers == ([0xC000] if end == "refuse" else [])
+    assert house.answers == ([0xC001] if end == "refuse" else [])
