@@ -318,7 +318,7 @@ class DestinationModel(_Table):
     acse_timeout: Seconds = 30.0
     """Until the A-ASSOCIATE-AC."""
     response_timeout: Seconds = 300.0
-    """Until a C-STORE-RSP: slow archives exist."""
+    """Until a C-STORE-RSP: slow archives exist. To a folder: until it has taken a chunk, or synced a file."""
     release_timeout: Seconds = 10.0
     """Until the A-RELEASE-RP."""
     idle_timeout: Seconds = 5.0

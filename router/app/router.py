@@ -23,7 +23,7 @@ from router.app.workers.told import socket_of, told_routes
 from router.audit.sinks import CollectorSink, FileSink, Sink
 from router.audit.trail import Trail
 from router.delivery.dicom_sender import DicomSender
-from router.delivery.folder_sender import FolderSender
+from router.delivery.folder_sender import FolderSender, Hanging
 from router.delivery.lane import Lane
 from router.delivery.memory import Budget
 from router.delivery.sender import Pair, Sender
@@ -66,7 +66,8 @@ def sender_for(
 ) -> Callable[[Sequence[Pair]], Awaitable[Sender]]:
     """How a lane reaches its destination."""
     if destination.kind == "file":
-        return lambda pairs: FolderSender.open(destination)
+        hanging: Hanging = set()
+        return lambda pairs: FolderSender.open(destination, hanging)
     return lambda pairs: DicomSender.open(destination, pairs, log, credentials)
 
 

@@ -3,20 +3,26 @@
 Each is written under a temporary name, synced, renamed, and its folder synced before it counts as delivered; the
 names of the folders were synced before. Names are our own instance ids: nothing that a peer sent becomes part of a
 path. Writing the same object again replaces the file by itself.
+
+A file system that stalls (NFS whose server is gone) keeps the calls that it was given, and no thread can be stopped. So
+a sender ends when one of its calls takes too long, and what it began is left to come back: until all of that has, there
+is no other sender to the folder and those that there are take nothing more. Hence threads that hang do not add up, and
+no object is begun whose file an earlier attempt may still write to, name or remove.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from router.delivery.sender import Pair
 from router.dicom.part10 import file_meta
-from router.errors import DeliveryError, SpoolError
+from router.errors import AssociationAborted, DeliveryError
 from router.folders import make_folder, sync_folder
 from router.model import Destination, InstanceInfo, Status, format_id
 from router.ports import Buffer, DataSource
@@ -27,6 +33,11 @@ SHARD = 4
 """Leading characters of the id that name the subfolder: about 2.3 hours of arrivals each."""
 SHARDS = 1000
 """Subfolders to remember."""
+SILENT = "the folder does not answer"
+
+T = TypeVar("T")
+Hanging = set[asyncio.Task[Any]]
+"""What senders to one folder had begun when they ended, and has not come back."""
 
 
 def _write(descriptor: int, buffers: Sequence[Buffer]) -> None:
@@ -37,29 +48,47 @@ def _write(descriptor: int, buffers: Sequence[Buffer]) -> None:
 
 
 class FolderSender:
-    """Implements ``Sender``."""
+    """Implements ``Sender``.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        timeout: Seconds that one call of the file system may take: a chunk written, a sync.
+    """
+
+    def __init__(self, folder: Path, timeout: float, hanging: Hanging) -> None:
         self._folder = folder
+        self._timeout = timeout
+        self._hanging = hanging
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(PARALLEL, "folder")
-        self._busy = 0
         self._named: set[Path] = set()
         """Subfolders whose names are known to be on the disk. One that is there may have been made by a run that was
         killed, or by a thread that has not synced it yet."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: dict[asyncio.Task[Any], asyncio.Future[Any]] = {}
+        """Of what is being done; those that wait for an answer have it when this ends, however long the task takes."""
         self.closed: asyncio.Future[Exception | None] = self._loop.create_future()
 
     @classmethod
-    async def open(cls, destination: Destination) -> FolderSender:
-        """Raises DeliveryError when the folder cannot be had."""
+    async def open(cls, destination: Destination, hanging: Hanging | None = None) -> FolderSender:
+        """Cancelling it is safe.
+
+        Args:
+            hanging: One for all senders to this folder.
+
+        Raises:
+            DeliveryError: The folder cannot be had.
+            AssociationAborted: It does not answer in time, or an earlier call has not come back.
+        """
+        if hanging:
+            raise AssociationAborted(SILENT)
         folder = Path(destination.path)
-        sender = cls(folder)
+        sender = cls(folder, destination.response_timeout, set() if hanging is None else hanging)
         try:
-            await sender._loop.run_in_executor(sender._executor, make_folder, folder, 0o750)
-        except OSError as error:
+            await sender._begin(sender._call(make_folder, folder, 0o750))
+        except BaseException as error:
             sender.abort()
-            raise DeliveryError(f"cannot use the folder: {error.strerror}", destination=destination.name) from error
+            if isinstance(error, OSError):
+                raise DeliveryError(f"cannot use the folder: {error.strerror}", destination=destination.name) from error
+            raise
         return sender
 
     @property
@@ -68,7 +97,7 @@ class FolderSender:
 
     @property
     def room(self) -> int:
-        return 2 * PARALLEL - self._busy if self.alive else 0
+        return 2 * PARALLEL - len(self._answers) if self.alive and not self._hanging else 0
 
     def proposed(self, info: InstanceInfo) -> bool:
         return True
@@ -80,43 +109,64 @@ class FolderSender:
         return True
 
     def store(self, info: InstanceInfo, source: DataSource) -> asyncio.Future[StoreResponse]:
-        future: asyncio.Future[StoreResponse] = self._loop.create_future()
-        self._busy += 1
-        task = self._loop.create_task(self._store(info, source, future))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return future
+        return self._begin(self._store(info, source))
 
-    async def _store(self, info: InstanceInfo, source: DataSource, future: asyncio.Future[StoreResponse]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """What comes of it, or what ended the sender before."""
+        answer: asyncio.Future[T] = self._loop.create_future()
+        task = self._loop.create_task(work)
+        self._answers[task] = answer
+        task.add_done_callback(self._done)
+        return answer
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        answer = self._answers.pop(task)
+        self._hanging.discard(task)
+        if task.cancelled():
+            answer.cancel()
+        elif (error := task.exception()) is not None:
+            if not answer.done():
+                answer.set_exception(error)
+        elif not answer.done():
+            answer.set_result(task.result())
+        self._end_threads()
+
+    async def _call(self, function: Callable[..., T], *arguments: object) -> T:
+        """In a thread. If it takes too long the sender ends, and this goes on waiting."""
+        timer = self._loop.call_later(self._timeout, self._end, AssociationAborted(SILENT))
+        try:
+            return await self._loop.run_in_executor(self._executor, function, *arguments)
+        finally:
+            timer.cancel()
+
+    async def _store(self, info: InstanceInfo, source: DataSource) -> StoreResponse:
         name = format_id(info.id)
         shard = self._folder / name[:SHARD]
         temporary = shard / f".{name}.part"
-        run = self._loop.run_in_executor
         descriptor = -1
         try:
-            descriptor = await run(self._executor, self._create, shard, temporary)
-            await run(self._executor, _write, descriptor, [file_meta(info)])
+            descriptor = await self._call(self._create, shard, temporary)
+            await self._append(descriptor, [file_meta(info)])
             buffers = source.buffers
             if buffers is not None:
-                await run(self._executor, _write, descriptor, buffers)
+                await self._append(descriptor, buffers)
             else:
                 async for chunk in source.chunks():
-                    await run(self._executor, _write, descriptor, [chunk])
+                    await self._append(descriptor, [chunk])
             written, descriptor = descriptor, -1
-            await run(self._executor, self._complete, written, temporary, shard / f"{name}.dcm")
-        except (OSError, SpoolError) as error:
-            if not future.done():
-                problem = error if isinstance(error, SpoolError) else DeliveryError(f"cannot write: {error.strerror}")
-                future.set_exception(problem)
-        else:
-            if not future.done():
-                future.set_result(StoreResponse(Status.SUCCESS))
-        finally:
-            self._busy -= 1
+            await self._call(self._complete, written, temporary, shard / f"{name}.dcm")
+        except Exception as error:
             if descriptor >= 0:
-                with suppress(OSError):
-                    os.close(descriptor)
-                    temporary.unlink()
+                await self._call(self._discard, descriptor, temporary)
+            if isinstance(error, OSError):
+                raise DeliveryError(f"cannot write: {error.strerror}") from error
+            raise
+        return StoreResponse(Status.SUCCESS)
+
+    async def _append(self, descriptor: int, buffers: Sequence[Buffer]) -> None:
+        if not self.alive:
+            raise AssociationAborted(SILENT)  # nobody waits for the rest of it
+        await self._call(_write, descriptor, buffers)
 
     def _create(self, shard: Path, temporary: Path) -> int:
         if shard not in self._named or not shard.is_dir():
@@ -141,15 +191,34 @@ class FolderSender:
             os.close(descriptor)
         sync_folder(final.parent)
 
+    @staticmethod
+    def _discard(descriptor: int, temporary: Path) -> None:
+        with suppress(OSError):
+            os.close(descriptor)
+        with suppress(OSError):
+            temporary.unlink()
+
     def hurry(self, much_waits: bool) -> None:
         """Nothing to do: what is written is told as it is done."""
 
     async def release(self) -> None:
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
+        if self._answers:
+            await asyncio.wait(self._answers.values())
         self.abort()
 
     def abort(self) -> None:
-        self._executor.shutdown(wait=False)
-        if not self.closed.done():
-            self.closed.set_result(None)
+        self._end(None)
+
+    def _end(self, error: Exception | None) -> None:
+        if not self.alive:
+            return
+        self._hanging.update(self._answers)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(error if error is not None else AssociationAborted("aborted by us"))
+        self.closed.set_result(error)
+        self._end_threads()
+
+    def _end_threads(self) -> None:
+        if not self.alive and not self._answers:
+            self._executor.shutdown(wait=False)
