@@ -209,12 +209,13 @@ class StorageScu:
         return (await response).status
 
     async def release(self) -> None:
-        """End the association politely and wait for the transport to close; aborts if messages are outstanding.
+        """End the association politely and wait for the transport to close; aborts if messages are outstanding, or one
+        is half sent.
 
         A peer that does not answer costs the release timeout and is no failure: what it had answered stays answered.
         Cancelling is safe: the ending goes on.
         """
-        if self.idle:
+        if self.idle and self._streaming is None:  # a peer may refuse what it has not seen whole
             self.connection.release()
         else:
             self.connection.abort()

@@ -677,3 +677,29 @@ async def test_a_fault_of_a_callback_is_the_loops_to_tell() -> None:
     reply.add_done_callback(faulty)
     reply.set_result(StoreResponse(0))
     assert told == [KeyError]
+
+
+async def test_a_release_never_stands_within_a_message_that_was_refused_early() -> None:
+    came = bytearray()
+
+    async def refuses_early(peer: RawPeer) -> None:
+        peer.send(associate_ac(await peer.pdu()))
+        await peer.pdu()
+        peer.send(p_data(1, 3, response(status=0xA700)))
+        while data := await peer.reader.read(65536):
+            came.extend(data)
+
+    class Waits:
+        buffers, size = None, 3_000_000
+
+        async def chunks(self) -> AsyncIterator[bytes]:
+            yield bytes(1_000_000 - 7)  # in the middle of a P-DATA-TF
+            await asyncio.Event().wait()
+
+    async with scripted_scp(refuses_early) as port, scu_to(port) as scu:
+        answer = await scu.store(instance(size=3_000_000), Waits())
+        assert answer.status == 0xA700
+        assert scu.idle
+        async with asyncio.timeout(5):
+            await scu.release()
+    assert not came.endswith(RELEASE_RQ)
