@@ -123,6 +123,7 @@ class Store:
     def begin(self) -> None:
         self.delta = Counters()
         self.woken = set()
+        self._early.clear()  # of one that was rolled back
         self.connection.execute("begin immediate")
         if not self.share.alone:
             self._numbers = itertools.count(self._max("delivery") + 1)

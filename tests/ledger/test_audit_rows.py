@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from router.ledger import SqliteLedger
-from router.model import Verdict
+from router.model import Delivery, Outcome, OutcomeKind, Verdict
 from tests.ledger.support import SilentLog, receipt, record, settle
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -99,3 +101,27 @@ async def test_without_a_trail_nothing_is_written(tmp_path: Path) -> None:
     await ledger.audit("started", {})
     assert await told(ledger) == []
     await ledger.close()
+
+
+async def test_what_was_sent_is_told_once_although_the_disk_was_full_in_between(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received, full = ledger._store.audit.received, [apsw.FullError("database or disk is full")]
+
+    def first_without_room(*arguments: Any) -> None:
+        if full:
+            raise full.pop()
+        received(*arguments)
+
+    monkeypatch.setattr(ledger._store.audit, "received", first_without_room)
+    new = receipt(to=("a",))
+    delivery = Delivery(ledger.next_delivery(), "a", new.info, new.location, fence=1)
+    recorded = asyncio.ensure_future(record(ledger, replace(new, sent=(delivery,)), owed=True))
+    await asyncio.sleep(0)
+    ledger.settle(Outcome(delivery.id, "a", new.info, 1, OutcomeKind.DELIVERED, 0))
+    await recorded
+    await ledger.flush()
+    assert [(what, facts["classes"]) for what, facts in await told(ledger)] == [
+        ("received", {CT: 1}),
+        ("sent", {CT: 1}),
+    ]
