@@ -305,10 +305,13 @@ cdef class Stock:
             self.flying -= size
             self.memory.give_back(size)
 
-    def count_anew(self, flying):
-        """What is in flight, whatever was counted."""
+    def count_anew(self, flying, long long loading=0):
+        """What is in flight, and in memory, whatever was counted; so many bytes of it are being read."""
+        cdef list waiting = [*self.waiting, *[delivery for _, delivery in self.suspects]]
         self.in_flight = len(flying)
         self.flying = sum([delivery.instance.size for delivery in flying if delivery.chunks is not None])
+        loading += self.flying + sum([delivery.instance.size for delivery in waiting if delivery.chunks is not None])
+        self.memory.give_back(self.memory.used - loading)
 
     def take_ahead(self, delivery):
         """Memory for what will soon be sent; it may take the place of what will be sent later."""

@@ -196,15 +196,6 @@ class LogPosition:
     """Byte offset in the segment file: everything of this use below it lies before this place."""
 
 
-class DeliveryState(StrEnum):
-    READY = "ready"
-    LEASED = "leased"
-    DONE = "done"
-    DEAD = "dead"
-    """Given up; a dead letter, kept and replayable."""
-    HELD = "held"
-
-
 @dataclass(slots=True)
 class Delivery:
     """One instance owed to one destination, as a lane holds it."""
@@ -224,6 +215,8 @@ class Delivery:
     """The data set while it is still in memory; None means: read the spool."""
     late: bool = False
     """It had to wait in the ledger, or through a rest of its destination."""
+    changed: bool = False
+    """The same destination is, or was, owed older bytes under its SOP Instance UID."""
 
 
 class OutcomeKind(StrEnum):

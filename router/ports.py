@@ -40,7 +40,7 @@ class Reception(Protocol):
 
     def finish(self, done: Callable[[int, str], None]) -> None:
         """The last fragment is in. ``done(status, comment)`` is called later, on the loop, exactly once:
-        with 0x0000 only when the instance is durable and every delivery of it is in the ledger."""
+        with 0x0000 only when the instance is durable, and with it to whom it is owed."""
 
     def discard(self) -> None:
         """The message will not be completed; nothing is kept. Safe at any time before ``finish``."""

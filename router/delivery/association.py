@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from router.delivery.classify import judge_error
 from router.delivery.early import COMPLETED, GIVEN_UP, EarlyTransfer
 from router.delivery.sender import Sender, StoreAnswer
-from router.errors import AssociationAborted
+from router.errors import AssociationAborted, SpoolError
 from router.model import Delivery, InstanceInfo
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class LaneAssociation:
         """The sender is in a hurry."""
         self._alone = False
         """It is for one object, on which others have ended."""
+        self._ours = False
+        """It ends for want of bytes of ours: neither the destination nor what else is in flight is to blame."""
         self._releasing = False
         self._release_task: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -211,14 +213,16 @@ class LaneAssociation:
             if self._head is None:
                 self._head = next(iter(in_flight), None)
             in_flight.pop(delivery.id, None)
-            lane.unanswered(delivery, error, first=self._head == delivery.id)
+            lane.unanswered(delivery, error, first=self._head == delivery.id and not self._ours)
             return  # nothing more goes this way, and the next in line is not to blame
         else:
             in_flight.pop(delivery.id, None)
+            if isinstance(error, SpoolError):
+                self._ours = self._retiring = True
             lane.failed(delivery, error)
         self._head = None
         self.pump()
-        if lane.stock:
+        if lane.stock or lane.has_backlog:
             lane.kick()
 
     def _release_if_idle(self) -> None:
@@ -275,7 +279,7 @@ class LaneAssociation:
         lane = self._lane
         lane.metrics.association_closed()
         error = closed.result()
-        died = error is not None and not self._delivered and (not self._retiring or self._alone)
+        died = error is not None and not self._delivered and not self._ours and (not self._retiring or self._alone)
         self._sender = None
         # Futures of what was in flight have their errors already and are handled in this turn of the loop; then it is
         # over.

@@ -5,7 +5,8 @@ answer                      meaning       effect
 =========================== ============= =====================================================================
 0x0000                      DELIVERED
 0xBxxx, 0001, 0107, 0116    WARNING       delivered, never repeated
-0x0111                      DELIVERED     a repeat after a lost answer gives exactly this (switchable: REFUSED)
+0x0111                      DELIVERED     a repeat after a lost answer gives exactly this (switchable: REFUSED); said of
+                                          other bytes under a UID that is there already: REFUSED
 0xA7xx, 0213                BUSY          the destination rests; the object is not charged
 0x0124, RJ permanent, TLS   MISCONFIGURED the destination rests and says so; nothing is given up
 0xA9xx, Cxxx, 0117, 0122    REFUSED       3 attempts at least 10 minutes apart, then a dead letter

@@ -40,7 +40,7 @@ from router.delivery.memory import Budget
 from router.delivery.sender import OpenSender, Pair
 from router.delivery.stock import Stock
 from router.delivery.suspects import Suspects
-from router.errors import LedgerError, SpoolError
+from router.errors import LedgerError
 from router.model import Delivery, Destination, InstanceInfo, Limits, Location, Outcome, OutcomeKind, Status
 from router.ports import GrowingObject, LaneMetrics, Ledger, Log, SpoolReader
 
@@ -134,7 +134,7 @@ class Lane:
         self._pairs: dict[Pair, None] = {}
         self._last_pair: Pair | None = None
         self._no_context: dict[Pair, tuple[int, float]] = {}
-        self._backlog = True
+        self.has_backlog = True
         self._leasing = False
         self._failures = 0
         self._rest_until = 0.0
@@ -150,7 +150,7 @@ class Lane:
 
     def reserve(self) -> bool:
         """Whether a just received object may be born leased and come here after its commit. Counts a place if so."""
-        if self._closing or self.state == "paused" or (self._backlog and self.state != "up"):
+        if self._closing or self.state == "paused" or (self.has_backlog and self.state != "up"):
             return False
         most, reserved = self._limits.window, self._reserved
         if reserved + self._waiting.fresh >= (most + 1) // 2 or self.window >= most:
@@ -174,7 +174,7 @@ class Lane:
             or destination.kind != "dicom"
             or self._closing
             or self.state != "up"
-            or self._backlog
+            or self.has_backlog
             or self._leasing
             or self.waiting
             or (allowed is not None and info.transfer_syntax not in allowed)
@@ -210,7 +210,7 @@ class Lane:
 
     def backlog(self) -> None:
         """There are ready rows in the ledger."""
-        self._backlog = True
+        self.has_backlog = True
         self.kick()
 
     def start(self) -> None:
@@ -232,8 +232,9 @@ class Lane:
             self._probe()
         else:
             self._set_state("up", "")
+            self.metrics.up(True)  # what was in flight when it began to rest may have been taken since
             self.concurrency.probe()
-        self._backlog = True
+        self.has_backlog = True
         self.kick()
 
     def holds(self) -> set[int]:
@@ -244,8 +245,10 @@ class Lane:
 
     def count_anew(self) -> None:
         """After a fault of ours on the way of a delivery: what it left counted must not keep others from leaving."""
+        loading = [delivery for delivery in self._waiting if delivery.id in self._loading and delivery.chunks is None]
         self.stock.count_anew(
-            [delivery for association in self._associations for delivery in association.holds.values()]
+            [delivery for association in self._associations for delivery in association.holds.values()],
+            sum(delivery.instance.size for delivery in loading),
         )
         self.backlog()
 
@@ -308,7 +311,7 @@ class Lane:
         stock = self.stock
         if self._closing:
             return
-        if self._backlog:
+        if self.has_backlog:
             self._lease_more()
         if not self.may_send:
             return
@@ -432,7 +435,7 @@ class Lane:
 
     async def _lease(self, limit: int) -> None:
         try:
-            self._backlog = False
+            self.has_backlog = False
             self._asked = limit  # the window is one, however many ask for places in it
             try:
                 found = await self._ledger.lease(self.name, limit)
@@ -445,8 +448,8 @@ class Lane:
                 delivery.late = True
                 self._enqueue(delivery)
             if len(found) >= limit:
-                self._backlog = True
-            elif not self._backlog:
+                self.has_backlog = True
+            elif not self.has_backlog:
                 await self._look_again()
         except LedgerError as error:
             # What was leased before the error is sent all the same.
@@ -493,7 +496,7 @@ class Lane:
         try:
             delivery.chunks = await self.spool.load(delivery.instance, delivery.location)
             self.stock.keep_next(delivery)
-        except SpoolError as error:
+        except Exception as error:
             self.stock.memory.give_back(delivery.instance.size)
             if self._waiting.remove(delivery):
                 self.stock.take_off(delivery)
@@ -509,7 +512,9 @@ class Lane:
         if status == _SUCCESS:
             self._taken(delivery, _DELIVERED, status, "")
         else:
-            self._conclude(delivery, judge_status(status, self.destination.duplicate_is_done), status)
+            # "Already there" may be said of the other bytes that are there under its UID.
+            there = self.destination.duplicate_is_done and not delivery.changed
+            self._conclude(delivery, judge_status(status, there), status)
 
     def failed(self, delivery: Delivery, error: BaseException) -> None:
         """It was not answered."""
@@ -571,7 +576,7 @@ class Lane:
             self._give_up(delivery, judgement, status)
         elif meaning is Meaning.LOCAL:
             self._settle(delivery, OutcomeKind.RETRY, None, judgement.reason, not_before=time.time() + LOCAL_WAIT)
-            self._backlog = True  # so that a look at the ledger arms the timer for it
+            self.has_backlog = True  # so that a look at the ledger arms the timer for it
             self.kick()
         else:
             self._charge(delivery, judgement, status)
@@ -600,7 +605,7 @@ class Lane:
             attempt=delivery.attempts + 1,
             seconds=delay,
         )
-        self._backlog = True  # so that a look at the ledger arms the timer for it
+        self.has_backlog = True  # so that a look at the ledger arms the timer for it
 
     def _give_up(self, delivery: Delivery, judgement: Judgement, status: int | None = None) -> None:
         self._settle(delivery, OutcomeKind.DEAD, status, judgement.reason, charge=True)
@@ -641,6 +646,7 @@ class Lane:
             judgement = Judgement(Meaning.DOWN, judgement.reason)
         if working and self.state == "up":
             self.concurrency.refused_another(working)
+            self.kick()  # what there is may have to wait for an early transfer now
             return
         self.rest(judgement)
 

@@ -17,7 +17,9 @@ INSTANCE_COLUMNS = (
     "i.accession, i.modality, i.size, i.checksum, i.segment, i.epoch, i.at, i.length, i.received, i.move_aet, i.move_id"
 )
 INSTANCE_COUNT = 23
-DELIVERY_COLUMNS = "d.id, d.dest, d.priority, d.fence, d.attempts, d.first_attempt"
+DELIVERY_COLUMNS = (
+    "d.id, d.dest, d.priority, d.fence, d.attempts, d.first_attempt, d.after is not null and i.supersedes is not null"
+)
 
 INSERT_INSTANCE = (
     "insert into instance(id, study, series, sop, sop_class, ts, calling, called, peer, listener, address, patient_id, "
@@ -86,7 +88,7 @@ def instance_of(row: Sequence[Any]) -> tuple[InstanceInfo, Location]:
 def delivery_of(row: Sequence[Any]) -> Delivery:
     """From ``INSTANCE_COLUMNS`` followed by ``DELIVERY_COLUMNS``."""
     info, location = instance_of(row)
-    number, destination, priority, fence, attempts, first_attempt = row[INSTANCE_COUNT:]
+    number, destination, priority, fence, attempts, first_attempt, changed = row[INSTANCE_COUNT:]
     return Delivery(
         id=number,
         destination=destination,
@@ -96,4 +98,5 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
         fence=fence,
         attempts=attempts,
         first_attempt=first_attempt,
+        changed=bool(changed),
     )

@@ -9,7 +9,7 @@ import pytest
 
 from router.delivery import lane as lane_module
 from router.delivery.early import EarlyTransfer
-from router.errors import AssociationAborted, DeliveryError, SpoolCorrupt
+from router.errors import AssociationAborted, AssociationRejected, DeliveryError, SpoolCorrupt
 from router.model import Delivery, InstanceInfo
 from tests.delivery.support import Bench, delivery
 
@@ -48,7 +48,7 @@ class EarlyBench(Bench):
     async def ready(cls, **more: object) -> EarlyBench:
         bench = cls(answer=lambda info: None, **more)  # type: ignore[arg-type]
         bench.lane.start()
-        await bench.until(lambda: not bench.lane._leasing and not bench.lane._backlog)
+        await bench.until(lambda: not bench.lane._leasing and not bench.lane.has_backlog)
         return bench
 
     async def begin(self) -> tuple[Delivery, Growing, EarlyTransfer]:
@@ -177,7 +177,7 @@ async def test_it_begins_only_where_nothing_else_is_to_be_done() -> None:
     bench.lane.pause("by hand")
     assert bench.lane.early(info, Growing()) is None
     bench.lane.resume()
-    await bench.until(lambda: not bench.lane._backlog)
+    await bench.until(lambda: not bench.lane.has_backlog)
     bench.owe(delivery(), delivery())
     assert bench.lane.early(info, Growing()) is None, "there is a backlog"
     await bench.until(lambda: bench.sent)
@@ -223,4 +223,24 @@ async def test_a_lingering_sender_yields_to_what_waits(monkeypatch: pytest.Monke
     await bench.until(lambda: bench.ledger.outcomes)
     assert early.over
     assert (bench.sent, bench.lane.state) == ([0, other.id], "up")
+    await bench.close()
+
+
+async def test_a_refused_second_association_does_not_leave_what_is_whole_behind_a_slow_sender(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane_module, "PATIENCE", 0.01)
+    bench = await EarlyBench.ready(max_associations=4)
+    for _ in range(2):
+        bench.lane.concurrency.succeeded()
+    _, _, early = await bench.begin()  # of which nothing more comes
+    bench.answer = lambda info: 0x0000
+    refusals = [AssociationRejected(2, 3, 2)]  # local limit exceeded
+    bench.opening = lambda: refusals.pop() if refusals else None
+    assert bench.lane.reserve()
+    bench.lane.offer(delivery())
+    bench.lane.kick()
+    await bench.until(lambda: bench.ledger.outcomes)
+    assert early.over
+    assert bench.ledger.kinds() == {"delivered": 1}
     await bench.close()

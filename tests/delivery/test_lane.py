@@ -508,3 +508,80 @@ async def test_only_the_one_that_was_next_is_suspected_when_an_association_dies(
     assert set(bench.lane.suspects._strikes) == {first}
     assert len(bench.lane.stock.suspects) == 1
     await bench.close()
+
+
+@pytest.mark.parametrize(("changed", "kind"), [(False, "delivered"), (True, "retry")])
+async def test_already_there_is_no_success_for_other_bytes_than_those_that_are_there(changed: bool, kind: str) -> None:
+    bench = Bench(answer=lambda info: 0x0111)
+    bench.owe(delivery(changed=changed))
+    await bench.until(lambda: bench.ledger.outcomes)
+    (outcome,) = bench.ledger.outcomes
+    assert (outcome.kind, outcome.status, outcome.charge) == (kind, 0x0111, changed)
+    await bench.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(SpoolCorrupt("data does not match its checksum"), "dead"), (SpoolError("cannot read the spool"), "retry")],
+)
+async def test_what_we_cannot_read_to_its_end_is_no_fault_of_the_destination(error: SpoolError, kind: str) -> None:
+    """The association has to end, since half of a message has left."""
+    bench = Bench(answer=lambda info: None, max_associations=1)
+    broken, innocent = delivery(), delivery()
+    bench.owe(broken, innocent)
+    await bench.until(lambda: bench.senders)
+    bench.senders[0].window = 2
+    await bench.until(lambda: len(bench.senders[0].waiting) == 2 or bench.lane.kick())
+    bench.answer = lambda info: 0x0000
+    bench.senders[0]._respond(broken.id, error)
+    bench.senders[0].abort()
+    await bench.until(lambda: len(bench.ledger.outcomes) == 2)
+    assert [(outcome.delivery_id, outcome.kind) for outcome in bench.ledger.outcomes] == [
+        (broken.id, kind),
+        (innocent.id, "delivered"),
+    ]
+    assert bench.lane.status().state == "up"
+    assert False not in bench.changes
+    assert not bench.lane.suspects.killed_before(innocent), "it was not what the association ended on"
+    await bench.close()
+
+
+async def test_a_backlog_that_is_all_in_flight_is_leased_on_with_the_answers() -> None:
+    """Not only when the associations have been idle for so long that they are released."""
+    bench = Bench(max_associations=4, window=1)
+    bench.lane.destination = replace(bench.lane.destination, idle_timeout=3600.0)
+    bench.owe(*[delivery() for _ in range(50)])
+    await bench.until(lambda: len(bench.ledger.outcomes) == 50)
+    assert bench.ledger.kinds() == {"delivered": 50}
+    await bench.close()
+
+
+async def test_a_lane_that_is_up_again_by_what_was_in_flight_is_shown_as_up() -> None:
+    bench = Bench(answer=lambda info: None, max_associations=1)
+    first, second = delivery(), delivery()
+    bench.owe(first, second)
+    await bench.until(lambda: bench.senders)
+    bench.senders[0].window = 2
+    await bench.until(lambda: len(bench.senders[0].waiting) == 2 or bench.lane.kick())
+    bench.senders[0]._respond(first.id, 0xA700)
+    await bench.until(lambda: bench.lane.state == "resting")
+    assert bench.changes[-1] is False
+    bench.senders[0]._respond(second.id, 0x0000)  # during the rest
+    await bench.until(lambda: bench.ledger.outcomes)
+    bench.answer = lambda info: 0x0000
+    bench.lane.resume()
+    assert (bench.lane.state, bench.changes[-1]) == ("up", True)
+    await bench.until(lambda: len(bench.ledger.outcomes) == 2)
+    await bench.close()
+
+
+async def test_after_a_fault_of_ours_no_memory_stays_taken() -> None:
+    bench = Bench(max_associations=1)
+    await bench.lane._lease(1)
+    assert bench.lane.reserve()
+    bench.lane.offer(delivery(chunks=[b"data"]))
+    assert bench.lane.take(True) is not None  # and dropped
+    assert bench.budget.used == 4
+    bench.lane.count_anew()
+    assert bench.budget.used == 0
+    await bench.close()

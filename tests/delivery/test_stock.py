@@ -107,8 +107,10 @@ def test_after_a_fault_the_count_is_what_is_in_flight() -> None:
     stock = Stock(Budget(100))
     put(stock, arrived(), arrived(), delivery())
     flying = [one for one in (stock.next(True, NOBODY), stock.next(True, NOBODY)) if one is not None]
-    stock.count_anew(flying[:1])
+    assert stock.memory.used == 8
+    stock.count_anew(flying[:1], 7)
     assert (stock.in_flight, stock.flying) == (1, 4)
+    assert stock.memory.used == 11, "what is in flight, and what is being read"
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.sampled_from(Priority)), max_size=60))

@@ -72,6 +72,7 @@ async def test_a_newer_version_waits_for_the_older_one(tmp_path: Path) -> None:
     settle(ledger, older)
     (newer,) = await ledger.lease("a", 10)
     assert newer.instance.checksum == b"2" * 16
+    assert (older.changed, newer.changed) == (False, True)
     await ledger.close()
 
 
