@@ -181,15 +181,19 @@ class StoreIntake:
         for entry in entries:
             (sure if entry.chunks is not None and (entry.new or not careful) else unsure).append(entry)
         offered: list[Delivery] = []
-        if sure:
-            self._stored(sure)
-            for entry in sure:
-                if entry.new and entry.direct:
-                    offered += self._make_deliveries(entry)
-        for members, answered in ((sure, True), (unsure, False)):
-            if members:
-                group = _Group(self, members, answered=answered)
-                self.ledger.record(members, group.committed, position=position, owed=answered)
+        try:
+            if sure:
+                self._stored(sure)
+                for entry in sure:
+                    if entry.new and entry.direct:
+                        offered += self._make_deliveries(entry)
+        finally:
+            # Whatever fault of ours there is: what was answered is owed, and once the next group is recorded no start
+            # looks for this one.
+            for members, answered in ((sure, True), (unsure, False)):
+                if members:
+                    group = _Group(self, members, answered=answered)
+                    self.ledger.record(members, group.committed, position=position, owed=answered)
         self._offer(offered)
 
     def _make_deliveries(self, entry: Entry) -> Sequence[Delivery]:

@@ -275,18 +275,20 @@ class LogWriter:
                 log.untold = log.untold_bytes = 0
             if log.left and not log.in_flight:
                 self._in_files(self._close, log)
-        if entries:
-            self._synced(entries, position)
-        for move, location in moves:
-            move.done(location)
-        if self._problem is not None:
-            problem = self._problem
-            if not self._in_flight:
-                self._problem = None
-                self._committer.reset()
-            self._refuse(refused, problem)
-        self._place()
-        self._end_if_idle()
+        try:
+            if entries:
+                self._synced(entries, position)
+        finally:  # a fault of whoever is told is for the loop to tell; others wait
+            for move, location in moves:
+                move.done(location)
+            if self._problem is not None:
+                problem = self._problem
+                if not self._in_flight:
+                    self._problem = None
+                    self._committer.reset()
+                self._refuse(refused, problem)
+            self._place()
+            self._end_if_idle()
 
     def _met(self, log: _OpenLog, location: Location, write_problem: int, sync_problem: int) -> None:
         """A record did not reach the disk. The segment is left, and what there is of the record dropped, so that

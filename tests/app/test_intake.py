@@ -564,3 +564,19 @@ async def test_what_is_over_is_gone_before_anybody_looks_for_garbage(tmp_path: P
         gc.enable()
     assert left == []
     assert house.answers == ([0xC001] if end == "refuse" else [])
+
+
+async def test_a_fault_between_the_answer_and_the_ledger_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    house = House(tmp_path, known=True)
+
+    def broken(seconds: float, count: int) -> None:
+        raise RuntimeError("a fault of ours")
+
+    house.intake.commit_observed = broken
+    house.receive(instance("2.25.1"), "2.25.1")
+    with pytest.raises(RuntimeError):
+        house.sync()
+    assert house.answers == [0]
+    ((receipts, _, position, owed),) = house.ledger.records
+    assert [receipt.info.sop_instance for receipt in receipts] == ["2.25.1"]
+    assert (position, owed) == (POSITION, True)

@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.errors import SpoolError, SpoolFull
-from router.model import Decision, LogPosition, Verdict
+from router.model import Decision, Location, LogPosition, Verdict
 from router.ports import Buffer, SpoolEntry
 from router.spool import durable
 from router.spool.segment import BLOCK, path_of
 from router.spool.staging import Staging
+from router.spool.writer import Move
 from tests.spool.faulty import Faulty
 from tests.spool.support import DECISION, Entry, Running, bytes_of, entry_of, found, info_of, live_of
 from tests.support.plain_committer import PlainCommitter
@@ -387,3 +388,29 @@ async def test_a_process_that_starts_never_appends_to_an_older_segment(tmp_path:
         assert await running.read(first) == first.data()
     assert second.place.segment != first.place.segment
     assert second.place.epoch > first.place.epoch
+
+
+async def test_a_fault_of_who_is_told_of_records_keeps_nobody_else_of_their_group_waiting(
+    tmp_path: Path, faulty: type[Faulty]
+) -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context["exception"]))
+
+    def synced(entries: Sequence[SpoolEntry]) -> None:
+        if entries[0].info.id == 2:
+            raise RuntimeError("a fault of ours")
+
+    async with Running(tmp_path / "s", on_synced=synced) as running:
+        await running.put(entry_of(1))
+        faulty.go_on.clear()
+        faulty.syncing.clear()
+        running.spool.submit(entry_of(5))  # while it is synced, the others come together
+        await asyncio.to_thread(faulty.syncing.wait, 10)
+        moved: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        broken, copy = entry_of(2), entry_of(3)
+        running.spool.submit(broken)
+        running.spool._writer.submit(Move(copy.info, copy.decision, copy.chunks or (), moved.set_result))
+        faulty.go_on.set()
+        assert isinstance(await asyncio.wait_for(moved, 10), Location)
+        await running.put(entry_of(4))
+    assert len(faults) == 1
