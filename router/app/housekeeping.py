@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 
 from router.app.known import KnownInstances
 from router.delivery.lane import Lane
@@ -24,6 +25,8 @@ COMPACT_EVERY = 30.0
 RECLAIM_EVERY = 30.0
 KEPT_SHARE = 10
 """Without a setting, delivered objects may keep a tenth of the disk."""
+KNOWN_AT_ONCE = 1000
+"""UIDs that are made known again in one step of the loop."""
 AGES = ((86_400.0, "24 h"), (14_400.0, "4 h"), (900.0, "15 min"))
 """Ages of the oldest undelivered object at which a line says so, once each."""
 
@@ -162,7 +165,9 @@ class Housekeeping:
         try:
             # What was added before this moment has been given to the ledger; what comes is added to both.
             await ledger.flush()
-            await asyncio.to_thread(lambda: known.also(ledger.sop_instances()))
+            names = ledger.sop_instances()
+            while some := await asyncio.to_thread(lambda: list(islice(names, KNOWN_AT_ONCE))):
+                known.also(some)
         except BaseException:
             known.stay()
             raise

@@ -66,7 +66,7 @@ class KnownInstances:
         self._next = _Filter(2 * count)
 
     def also(self, names: Iterable[str]) -> None:
-        """The ledger has these. In any thread, while nothing else adds them."""
+        """The ledger has these."""
         if self._next is not None:
             for name in names:
                 self._next.add(name)

@@ -418,7 +418,7 @@ class SqliteLedger:
 
     async def oldest(self) -> dict[str, float]:
         """Destination to the arrival of its oldest undelivered instance, epoch seconds."""
-        names = [name for name, (count, _) in self.counts.open.items() if count > 0]
+        names = [name for name, (count, _) in list(self.counts.open.items()) if count > 0]  # it may grow meanwhile
         return await asyncio.to_thread(self._queries.oldest, names) if names else {}
 
     # The thread --------------------------------------------------------------------------------------------
