@@ -176,11 +176,15 @@ class LogWriter:
                 record, length = encode_record(
                     info, item.decision, item.chunks or (), epoch=segment.epoch, synced=log.synced
                 )
-            except SpoolError as error:
-                self._loop.call_soon(self._refuse, [item], error)
+                placed = log, item, Location(segment.number, segment.epoch, start, length)
+                self._committer.submit(log.file.bulk, record, start, placed)
+            except Exception as error:
+                # Also for a fault of ours: nobody else has it any more, so nobody else would answer it.
+                problem = (
+                    error if isinstance(error, SpoolError) else SpoolError(f"fault of ours: {type(error).__name__}")
+                )
+                self._loop.call_soon(self._refuse, [item], problem)
                 continue
-            placed = log, item, Location(segment.number, segment.epoch, start, length)
-            self._committer.submit(log.file.bulk, record, start, placed)
             log.position = start + align(length)
             if not self._in_flight:
                 self._moved_at = self._loop.time()

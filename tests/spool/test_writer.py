@@ -321,14 +321,15 @@ async def test_one_entry_that_is_wrong_does_not_harm_its_group(tmp_path: Path) -
         entry_of(3),
         decision=Decision(verdict=Verdict.ROUTE, destinations=tuple(f"destination-{n:05d}" for n in range(5000))),
     )
+    no_bytes = replace(entry_of(5), chunks=[None])  # type: ignore[list-item]
     good = [entry_of(1), entry_of(4)]
     async with Running(tmp_path / "s") as running:
-        for entry in (good[0], wrong, huge, good[1]):
+        for entry in (good[0], wrong, huge, no_bytes, good[1]):
             running.spool.submit(entry)
         for entry in good:
             await running.ended(entry)
             assert await running.read(entry) == entry.data()
-        for entry in (wrong, huge):
+        for entry in (wrong, huge, no_bytes):
             with pytest.raises(SpoolError):
                 await running.ended(entry)
         assert not running.spool.failed
