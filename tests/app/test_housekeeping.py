@@ -183,6 +183,7 @@ async def mostly_dead(running: Running) -> list[Entry]:
     await running.put(*entries)
     first = [entry for entry in entries if entry.place.segment == entries[0].place.segment]
     running.spool.settled([entry.place for entry in first[1:]])
+    await running.files_settled()  # it is closed
     return [entry for entry in entries if entry not in first[1:]]
 
 
