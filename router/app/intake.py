@@ -107,7 +107,9 @@ class StoreIntake:
         self.in_memory = 0
         """Bytes received and not yet given to the lanes, all receptions together."""
         self.decisions = Decisions()
-        self._resting: set[Callable[[], None]] = set()
+        self._resting: dict[Callable[[], None], None] = {}
+        """In the order in which they came to rest."""
+        self._resuming = False
         self._begun = 0
 
     # ports.Intake ------------------------------------------------------------------------------------------
@@ -140,17 +142,37 @@ class StoreIntake:
         return self.in_memory > self.limits.ingest_memory
 
     def rest(self, resume: Callable[[], None]) -> None:
-        self._resting.add(resume)
+        """Call ``resume`` on the loop, once, when there is room and those that have rested longer had their turn."""
+        self._resting.setdefault(resume)
 
     def forget_rest(self, resume: Callable[[], None]) -> None:
-        self._resting.discard(resume)
+        self._resting.pop(resume, None)
 
     def freed(self, size: int) -> None:
         self.in_memory -= size
-        if self._resting and self.in_memory <= self.limits.ingest_memory // 2:
-            resting, self._resting = self._resting, set()
-            for resume in resting:
-                resume()
+        if self._resting and not self._resuming:
+            self._resume_next()
+
+    def _resume_next(self) -> None:
+        """While there is room, who has rested longest goes on, and the next one in the next turn of the loop: by then
+        what the first has read is counted, so that no more are woken than there is room for.
+
+        Nobody starves, although newcomers are served too while there is room. Memory gets below its limit by ``freed``
+        alone, and whenever it does one goes on at once, before anybody can take the room, unless one did in this turn
+        or the last. Whoever comes to rest does so behind all others, so each one's turn comes. And memory does get
+        below its limit: what is whole becomes durable by itself, and what is not goes to the disk with its next bytes,
+        or ends when these do not come.
+        """
+        self._resuming = bool(self._resting) and not self.over_memory
+        if not self._resuming:
+            return
+        resume = next(iter(self._resting))
+        del self._resting[resume]
+        try:
+            resume()
+        except Exception as error:
+            self.log.error("fault while resuming", fault=fault_location(error))
+        self.loop.call_soon(self._resume_next)
 
     # Deciding ----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import itertools
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +25,7 @@ from router.ledger import ReceiptResult
 from router.model import Limits, Location, LogPosition, Origin
 from router.ports import Buffer
 from router.routing import RuleSet, load
+from tests.net.doubles import RecordingLog
 from tests.support.objects import encode, synthetic
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -502,6 +505,87 @@ async def test_past_the_memory_sockets_rest_until_what_is_being_committed_is_rec
     assert house.resumed == 1
     assert not later.congested
     later.discard()
+
+
+async def test_whoever_has_rested_longest_goes_on_first_as_soon_as_memory_is_not_over_its_limit(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    intake, order = house.intake, list[str]()
+    intake.in_memory = intake.limits.ingest_memory + 2
+    for name in "abc":
+        intake.rest(partial(order.append, name))
+    intake.freed(1)
+    await turn()
+    assert order == []
+    intake.freed(1)
+    assert order == ["a"], "one at once: newcomers could take the room before the next turn"
+    await turn()
+    assert order == ["a", "b", "c"]
+
+
+async def test_newcomers_that_fill_memory_again_and_again_keep_nobody_resting(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    intake, order = house.intake, list[int]()
+    intake.in_memory = intake.limits.ingest_memory
+    for number in range(10):
+        intake.rest(partial(order.append, number))
+    for _ in range(10):
+        intake.in_memory += 1000
+        intake.freed(1000)
+        intake.in_memory += 1000  # before the loop turns
+        await turn()
+        intake.freed(1000)
+        intake.in_memory += 1000
+        await turn()
+        intake.in_memory -= 1000
+    assert order == list(range(10))
+
+
+async def test_those_that_rest_are_not_all_woken_for_the_room_of_one(tmp_path: Path) -> None:
+    """Each takes half a percent of the memory when it reads, which is given back later."""
+    house = House(tmp_path, ingest_memory=1_000_000, object_memory=4096)
+    intake, woken = house.intake, Counter[int]()
+    took: list[int] = []
+
+    def resume(number: int) -> None:
+        woken[number] += 1
+        intake.loop.call_soon(read, number)
+
+    def read(number: int) -> None:
+        if intake.over_memory:
+            intake.rest(resumes[number])
+        else:
+            intake.in_memory += 5_000
+            took.append(number)
+
+    resumes = [partial(resume, number) for number in range(100)]
+    intake.in_memory = 1_000_001
+    for one in resumes:
+        intake.rest(one)
+    intake.freed(5_000)
+    while len(took) < 100:
+        await turn()
+        intake.freed(5_000)
+    assert sorted(took) == list(range(100))
+    assert woken.total() <= 110, "about once each, not once for each other"
+
+
+async def test_a_fault_in_one_that_rests_keeps_no_other_resting_and_nothing_from_being_stored(tmp_path: Path) -> None:
+    house = House(tmp_path, known=True)
+    house.intake.log = log = RecordingLog()
+
+    def faulty() -> None:
+        raise RuntimeError("secret")
+
+    house.receive(instance())
+    house.intake.rest(faulty)
+    house.intake.rest(house._resume)
+    house.sync()
+    await turn()
+    assert house.resumed == 1
+    assert len(house.ledger.records) == 1
+    ((level, event, values),) = log.lines
+    assert (level, event) == ("error", "fault while resuming")
+    assert values["fault"].startswith("RuntimeError at test_intake.py:")
 
 
 async def test_a_fault_while_answering_one_leaves_no_other_without_its_answer(tmp_path: Path) -> None:
