@@ -322,7 +322,7 @@ class Spool:
         """Begin a large record, whose data need not fit into memory."""
         if self._loop is None:
             raise SpoolError("the spool has not been started")
-        return SpoolStream(self._pool, self._health, self._loop, self._streamers, self._stream_ended)
+        return SpoolStream(self._pool, self._health, self._loop, self._streamers, self._stream_ended, self.log)
 
     def growing(
         self, stream: SpoolStream, *, recent: list[Buffer], size: int, keep: int, released: Callable[[], None]

@@ -20,9 +20,9 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from threading import Lock, local
 
-from router.errors import SpoolError
+from router.errors import SpoolError, fault_location
 from router.model import Location
-from router.ports import Buffer, SpoolEntry
+from router.ports import Buffer, Log, SpoolEntry
 from router.spool import durable
 from router.spool.health import Health
 from router.spool.pool import Segment, SegmentPool
@@ -63,12 +63,14 @@ class SpoolStream:
         loop: asyncio.AbstractEventLoop,
         executor: Executor,
         finished: Callable[[SpoolStream], None],
+        log: Log,
     ) -> None:
         self._pool = pool
         self._health = health
         self._loop = loop
         self._executor = executor
         self._finished = finished
+        self._log = log
         self._lock = Lock()
         self._queue: deque[Buffer] = deque()
         self._working = False
@@ -200,7 +202,7 @@ class SpoolStream:
             if self._unsynced >= SYNC_EVERY:
                 durable.sync_data(self.file.descriptor)
                 self._unsynced = 0
-        except (OSError, SpoolError) as error:
+        except Exception as error:
             self._refuse(error)
 
     def _end(self, entry: SpoolEntry) -> None:
@@ -221,15 +223,26 @@ class SpoolStream:
             entry.location = self.write_header(entry, segment, file)
             durable.sync_data(file.descriptor)
             write_mark(file.descriptor, segment.epoch, align(DATA_START + self.size + FOOTER_SIZE, BLOCK))
-        except (OSError, SpoolError) as error:
-            self._refuse(error)
-        else:
+            self.file = None  # whatever comes of closing it: not twice
             self._pool.close(segment, file)
+        except Exception as error:
+            self._refuse(error)
 
-    def _refuse(self, error: OSError | SpoolError) -> None:
-        """Room is given back at once, before ``finish`` asks."""
-        self.problem = error if isinstance(error, Unfit) else self._health.judge(error)
+    def _refuse(self, error: Exception) -> None:
+        """Room is given back at once, before ``finish`` asks. Whatever was raised ends here: else nobody would go on
+        with what waits, nor tell the loop."""
+        if isinstance(error, Unfit):
+            self.problem = error
+        elif isinstance(error, OSError | SpoolError):
+            self.problem = self._health.judge(error)
+        else:
+            self.problem = Unfit(f"fault of ours: {self._logged(error)}")
         self.let_go()
+
+    def _logged(self, fault: Exception) -> str:
+        where = fault_location(fault)
+        self._log.error("fault while streaming", fault=where)
+        return where
 
     def write_header(self, entry: SpoolEntry, segment: Segment, file: SegmentFile) -> Location:
         """Make a record of it; gives its place. Sync comes next. Raises SpoolError, OSError."""
@@ -251,7 +264,10 @@ class SpoolStream:
         segment, file = self.segment, self.file
         self.segment = self.file = None
         if segment is not None:
-            self._pool.abandon(segment, file)
+            try:
+                self._pool.abandon(segment, file)
+            except Exception as error:
+                self._logged(error)
 
 
 _local = local()

@@ -16,7 +16,8 @@ from router.errors import SpoolError, SpoolFull
 from router.model import Location
 from router.spool import Spool, durable
 from router.spool import stream as stream_module
-from router.spool.segment import KIND_STREAM
+from router.spool.pool import Segment, SegmentPool
+from router.spool.segment import KIND_STREAM, SegmentFile
 from router.spool.staging import Staging
 from tests.spool.support import (
     DECISION,
@@ -187,6 +188,59 @@ async def test_no_room_is_told_at_the_end_and_drains_meanwhile(tmp_path: Path, m
             await running.ended(entry)
         assert not running.spool.failed
         await running.put(entry_of(2))
+
+
+def faulty(*arguments: Any) -> Any:
+    raise MemoryError("secret")
+
+
+@pytest.mark.parametrize(
+    ("where", "what"), [(Staging, "write"), (stream_module.SpoolStream, "write_header"), (SegmentPool, "take")]
+)
+async def test_a_fault_of_ours_refuses_the_object_it_met_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: type, what: str
+) -> None:
+    async with Running(tmp_path / "s") as running:
+        await running.put(entry_of(1))
+        await running.files_settled()
+        with monkeypatch.context() as patch:
+            patch.setattr(where, what, faulty)
+            stream = running.spool.stream()
+            stream.write(bytes(1 << 20))
+            entry = Entry(info_of(2, bytes(1 << 20)), DECISION, None)
+            stream.finish(entry)
+            with pytest.raises(SpoolError, match=r"fault of ours: MemoryError at test_stream\.py:\d+$"):
+                await running.ended(entry)
+        assert stream.pending == 0
+        assert not running.spool.failed
+        assert running.log.lines[-1][:2] == ("error", "fault while streaming")
+        assert "secret" not in str(running.log.lines)
+        await running.files_settled()
+        assert [
+            segment for segment in running.pool.segments.values() if segment.kind == KIND_STREAM and segment.live
+        ] == []
+        assert not any(
+            segment.being_written for segment in running.pool.segments.values() if segment.kind == KIND_STREAM
+        )
+        await running.put_stream(3, 100_000)
+
+
+async def test_a_segment_that_cannot_be_closed_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = SegmentPool.close
+
+    def closing(self: SegmentPool, segment: Segment, file: SegmentFile) -> None:
+        close(self, segment, file)
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with Running(tmp_path / "s") as running:
+        monkeypatch.setattr(Staging, "write", faulty)
+        monkeypatch.setattr(SegmentPool, "close", closing)
+        with pytest.raises(SpoolError, match="fault of ours"):
+            await running.put_stream(1, 1 << 20)
+        monkeypatch.undo()
+        await running.put_stream(2, 100_000)
 
 
 async def test_a_sync_that_fails_while_streaming_ends_the_spool_at_once(
