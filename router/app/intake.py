@@ -181,10 +181,15 @@ class StoreIntake:
         if decision.verdict is not ROUTE:
             return NOWHERE
         lanes = self.lanes
-        direct = []
-        for name in decision.destinations:
-            if lanes[name].reserve():
-                direct.append(name)
+        direct: list[str] = []
+        try:
+            for name in decision.destinations:
+                if lanes[name].reserve():
+                    direct.append(name)
+        except Exception:
+            for name in direct:
+                lanes[name].cancel_reservation()
+            raise
         return frozenset(direct)
 
     # Durable, then recorded -----------------------------------------------------------------------------------

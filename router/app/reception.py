@@ -200,6 +200,30 @@ class StoreReception:
             attributes = self._inspector.finish()
             sop_class, sop_instance, *texts = attributes.firsts(IDENTIFYING)
             self._check_uids(attributes, sop_class, sop_instance)
+            info = self._info(texts, intake.ids.next(), self._gatherer.end())
+            cut = self._cut
+            if cut is not None and not self._inspector.head_was_all:
+                # Something that the rules name stood behind the pixels: what was decided without it does not hold.
+                cut.give_up()
+                cut = None
+            decision = cut.decision if cut is not None else intake.decisions.of(self._rules, info, attributes)
+            intake.decided(decision)
+            verdict = decision.verdict
+            entry = None
+            if verdict is not REJECT and verdict is not DISCARD:
+                now = intake.loop.time()
+                if self._recent is not None:
+                    self._forget_recent()
+                # The lanes last: nothing behind it can fail and leave their places taken.
+                entry = Entry(
+                    info,
+                    decision,
+                    kept if stream is None else None,
+                    intake.reserve(decision),
+                    intake.changed_duplicate,
+                    done,
+                    now,
+                )
         except DatasetError as error:
             self._drop()
             intake.ended()
@@ -209,16 +233,7 @@ class StoreReception:
         except Exception:
             self.discard()
             raise
-        info = self._info(texts, intake.ids.next(), self._gatherer.end())
-        cut = self._cut
-        if cut is not None and not self._inspector.head_was_all:
-            # Something that the rules name stood behind the pixels: what was decided without it does not hold.
-            cut.give_up()
-            cut = None
-        decision = cut.decision if cut is not None else intake.decisions.of(self._rules, info, attributes)
-        intake.decided(decision)
-        verdict = decision.verdict
-        if verdict is REJECT or verdict is DISCARD:
+        if entry is None:
             self._drop()
             intake.ended()
             if verdict is REJECT:
@@ -227,18 +242,7 @@ class StoreReception:
                 intake.discarded(info, decision)
                 done(Status.SUCCESS, "")
             return
-        direct = intake.reserve(decision)
-        if self._recent is not None:
-            self._forget_recent()
-        entry = Entry(
-            info,
-            decision,
-            kept if stream is None else None,
-            direct,
-            intake.changed_duplicate,
-            done,
-            intake.loop.time(),
-        )
+        # From here on it is the spool's, which tells of it once, whatever happens: it must not be let go of here too.
         if stream is not None:
             if cut is not None:
                 entry.early = cut.transfers

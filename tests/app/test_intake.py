@@ -471,6 +471,55 @@ async def test_a_fault_in_what_was_read_last_leaves_nothing(tmp_path: Path, monk
     assert (house.intake.in_memory, house.intake.open_receptions) == (0, 0)
 
 
+@pytest.mark.parametrize("size", [50_000, 300_000])
+@pytest.mark.parametrize("where", ["ids", "decisions", "decided", "second lane"])
+async def test_a_fault_between_the_last_fragment_and_the_spool_leaves_nothing(
+    tmp_path: Path, size: int, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*arguments: object) -> None:
+        raise KeyError("a bug")
+
+    house = House(tmp_path, object_memory=100_000)
+    intake = house.intake
+    if where == "ids":
+        monkeypatch.setattr(intake, "ids", SimpleNamespace(next=faulty))
+    elif where == "decisions":
+        monkeypatch.setattr(intake, "decisions", SimpleNamespace(of=faulty))
+    elif where == "decided":
+        monkeypatch.setattr(intake, "decided", faulty)
+    else:
+        (tmp_path / "rules" / "r.toml").write_text(RULES["route"].replace('"pacs"', '"pacs", "vna"'))
+        house.rules = load(tmp_path / "rules", ["pacs", "vna"])
+        monkeypatch.setattr(intake, "lanes", {"pacs": house.lane, "vna": SimpleNamespace(reserve=faulty)})
+    with pytest.raises(KeyError):
+        house.receive(instance(size=size))
+    assert house.answers == []
+    assert house.spool.entries == []
+    assert all(stream.discarded for stream in house.spool.streams)
+    assert (house.lane.reserved, intake.in_memory, intake.open_receptions) == (0, 0, 0)
+
+
+async def test_a_fault_behind_the_spool_does_not_let_go_of_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path)
+    submit = house.spool.submit
+
+    def submitting(entry: Any) -> None:
+        submit(entry)
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(house.spool, "submit", submitting)
+    with pytest.raises(KeyError):
+        house.receive(instance())
+    assert house.intake.open_receptions == 1
+    house.sync()
+    house.commit()
+    await turn()
+    assert house.answers == [0x0000]
+    assert (house.lane.reserved, house.intake.in_memory, house.intake.open_receptions) == (0, 0, 0)
+
+
 async def test_small_fragments_are_joined(tmp_path: Path) -> None:
     house = House(tmp_path)
     data = instance(size=200_000)
