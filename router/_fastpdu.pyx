@@ -44,6 +44,7 @@ cdef enum:
 cdef enum ReaderState:
     AT_PDU_HEADER
     IN_BODY
+    IN_DROPPED_BODY
     AT_PDV_HEADER
     IN_PDV
     FAILED
@@ -88,7 +89,7 @@ cdef class PduReader:
     """Finds PDUs and PDVs in the bytes of one association, however the network cut them.
 
     A P-DATA-TF body is never copied or kept: its PDVs are given as positions into the buffer that was fed. Held back are at most
-    6 header bytes, and the body of another PDU until it is whole. Between ``begin`` and the None of ``next`` the buffer is referred to.
+    6 header bytes, and the body of another PDU until it is whole: of an A-ASSOCIATE PDU while ``associating`` says so. Between ``begin`` and the None of ``next`` the buffer is referred to.
 
     Args:
         max_pdata: Longest P-DATA-TF variable field taken, bytes: what we announced (PS3.8 D.1). 0 stands for 16 MiB.
@@ -117,6 +118,9 @@ cdef class PduReader:
     cdef int _write_context
     cdef Py_ssize_t _taken
     cdef object _after
+    # An A-ASSOCIATE-RQ or -AC may be expected. Else it is given by its header alone, with an empty body, and its real one is dropped:
+    # nobody looks at it, and an association that is established has no budget for it.
+    cdef public bint associating
 
     def __init__(self, uint32_t max_pdata, uint32_t max_associate=1 << 20, bint strict=True):
         self._have = 0
@@ -129,6 +133,7 @@ cdef class PduReader:
             max_pdata = TOLERATED_PDATA
         self._max_pdata = max_pdata
         self._max_associate = max_associate
+        self.associating = True
 
     @property
     def mid_pdu(self):
@@ -241,7 +246,7 @@ cdef class PduReader:
     cpdef object next(self):
         """The next thing that the bytes hold, in order of arrival; None when they are used up.
 
-        * ``(pdu_type, body)``: a whole PDU other than P-DATA-TF (types 1, 2, 3, 5, 6, 7);
+        * ``(pdu_type, body)``: a whole PDU other than P-DATA-TF (types 1, 2, 3, 5, 6, 7); 1 and 2 as ``associating`` says;
         * ``(4, context_id, control, start, end, complete)``: ``data[start:end]`` belongs to a PDV. ``complete`` is False when the
           rest of this PDV comes with a later call. ``control`` is the message control header as received: only bits 0 (command) and
           1 (last fragment) mean anything (PS3.8 E.2);
@@ -379,10 +384,22 @@ cdef class PduReader:
                 if self._type == P_DATA_TF:
                     if length:
                         self._state = AT_PDV_HEADER
-                elif length:
+                elif length and (self.associating or self._type > 2):
                     self._state = IN_BODY
                 else:
+                    if length:
+                        self._state = IN_DROPPED_BODY
                     return self._type, b""
+
+            elif self._state == IN_DROPPED_BODY:
+                take = n - p
+                if take > self._left:
+                    take = self._left
+                p += take
+                self._position = p
+                self._left -= <uint32_t>take
+                if self._left == 0:
+                    self._state = AT_PDU_HEADER
 
             else:  # IN_BODY
                 take = n - p

@@ -63,7 +63,8 @@ class AssociationSettings:
     strict_pdu_length: bool = True
     """A P-DATA-TF longer than announced is answered by A-ABORT; False takes it up to 16 MiB."""
     associate_pdu: int = 1 << 20
-    """Bytes of an A-ASSOCIATE PDU, and of what a peer may send behind it before it is answered."""
+    """Bytes of an A-ASSOCIATE PDU where one is expected (nothing is kept of one elsewhere), and of what a peer may send
+    behind it before it is answered."""
     handshake_timeout: float = 10.0
     acse_timeout: float = 30.0
     artim_timeout: float = 10.0
@@ -491,6 +492,7 @@ class Association:
             self.undivert()
         self.state = after
         self._event_reader.plain = after is STA6 or after is STA7
+        self.reader.associating = after is State.STA2 or after is State.STA5
         for effect in effects:
             self._carry_out(effect, reject, abort, reason, message)
 

@@ -158,6 +158,28 @@ def test_only_what_is_cut_is_held():
     assert reader.buffered == 100
 
 
+@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize("length", [0, 1, 70_000])
+def test_an_associate_pdu_that_nobody_expects_is_given_by_its_header_and_its_body_dropped(reader_class, kind, length):
+    reader = reader_class(16384)
+    reader.associating = False
+    header = struct.pack(">BBI", kind, 0, length)
+    assert read(reader, header) == [(kind, b"")]
+    assert (reader.mid_pdu, reader.missing) == (length > 0, length)
+    assert read(reader, bytes(length) + RELEASE_RQ) == [(5, bytes(4))]
+    assert not reader.mid_pdu
+    assert read(reader, header + bytes(length) + RELEASE_RQ) == [(kind, b""), (5, bytes(4))]
+
+
+def test_nothing_is_held_of_an_associate_pdu_that_nobody_expects():
+    reader = _fastpdu.PduReader(16384)
+    reader.associating = False
+    reader.feed(struct.pack(">BBI", 1, 0, 1 << 20) + bytes(1000))
+    reader.feed(bytes(100_000))
+    assert reader.buffered == 0
+    assert reader.missing == (1 << 20) - 101_000
+
+
 def test_any_contiguous_buffer_is_taken():
     stream = p_data(1, 2, b"ab")
     for buffer in (stream, bytearray(stream), memoryview(stream), memoryview(bytearray(b"xx" + stream))[2:]):
@@ -201,9 +223,10 @@ def test_where_the_network_cuts_does_not_matter(stream, cuts):
     assert read(_fastpdu.PduReader(100, 60), *(bytes([byte]) for byte in stream)) == expected
 
 
-@given(stream=pdu_streams(), cuts=st.lists(st.integers(0, 300), max_size=12))
-def test_both_readers_give_the_same_pieces(stream, cuts):
+@given(stream=pdu_streams(), cuts=st.lists(st.integers(0, 300), max_size=12), associating=st.booleans())
+def test_both_readers_give_the_same_pieces(stream, cuts, associating):
     native, plain = _fastpdu.PduReader(100, 60), plain_pdu.PduReader(100, 60)
+    native.associating = plain.associating = associating
     for piece in cut(stream, cuts):
         ours, theirs = native.feed(piece), plain.feed(piece)
         assert [item for item in ours if item[0]] == [item for item in theirs if item[0]]

@@ -21,6 +21,8 @@ class PduReader:
         tolerated = 16 << 20
         self._max_pdata = max_pdata if strict and max_pdata else max(max_pdata, tolerated)
         self._max_associate = max_associate
+        self.associating = True
+        self._dropped = 0  # bytes still to come of an A-ASSOCIATE PDU that was given by its header
         self._failed = False
         self._pdu: bytearray = bytearray()  # of a PDU other than P-DATA-TF: header and body
         self._left = 0  # P-DATA-TF bytes still to come
@@ -29,12 +31,14 @@ class PduReader:
 
     @property
     def mid_pdu(self) -> bool:
-        return not self._failed and (bool(self._pdu) or self._pdv is not None)
+        return not self._failed and (bool(self._pdu) or self._pdv is not None or self._dropped > 0)
 
     @property
     def missing(self) -> int:
         if not self.mid_pdu:
             return 0
+        if self._dropped:
+            return self._dropped
         if self._pdv is not None:
             return self._left
         return 6 + int.from_bytes(self._pdu[2:6], "big") - len(self._pdu) if len(self._pdu) >= 6 else 6 - len(self._pdu)
@@ -63,6 +67,9 @@ class PduReader:
     def _one(self, byte: int, position: int) -> Item | None:
         if self._pdv is not None:
             return self._pdata(byte, position)
+        if self._dropped:
+            self._dropped -= 1
+            return None
         pdu = self._pdu
         pdu.append(byte)
         if not 1 <= pdu[0] <= 7:
@@ -80,6 +87,9 @@ class PduReader:
                 self._left = length
                 self._pdv = bytearray()
             return None
+        if len(pdu) == 6 and pdu[0] <= 2 and not self.associating:
+            self._dropped, self._pdu = length, bytearray()
+            return (pdu[0], b"")
         if len(pdu) < 6 + length:
             return None
         self._pdu = bytearray()

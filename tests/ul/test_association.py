@@ -52,6 +52,7 @@ MESSAGE = p_data(pdv(1, COMMAND | LAST, b"command!"))
 HTTP = b"GET / HTTP/1.1\r\nHost: pacs\r\n\r\n"
 TLS_HELLO = bytes.fromhex("16030100f1010000ed0303") + bytes(range(1, 200))
 UNKNOWN_PDU = pdu(8, b"what?")
+OPEN = [state for state in State if state not in (State.STA1, State.STA2, State.STA4, State.STA13)]
 
 # Opening ----------------------------------------------------------------------------------------------------
 
@@ -276,6 +277,28 @@ def test_case_01_a_second_request_is_aborted_once():
     assert bench.receive(*[request_pdu()] * 10) == []
     assert bench.sent() == b""
     assert bench.state is State.STA13
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize("state", [state for state in OPEN if state is not State.STA5])
+def test_nothing_is_kept_of_an_associate_pdu_where_none_is_expected(state: State, kind: int):
+    """Its header is enough to abort: an established association has no budget for a body."""
+    bench = bench_in(state)
+    bench.receive(struct.pack(">BBI", kind, 0, 1 << 20))
+    assert bench.sent() == abort_pdu(2, AbortReason.UNEXPECTED_PDU)
+    for _ in range(16):
+        bench.receive(bytes(64 << 10))
+        assert bench.core.buffered == 0
+    assert bench.sent() == b""
+    assert bench.state is State.STA13
+
+
+def test_nothing_is_kept_of_an_associate_pdu_behind_an_undecided_request():
+    bench = Bench(decide=lambda request: None)
+    bench.receive(request_pdu())
+    bench.receive(struct.pack(">BBI", 1, 0, 1 << 20) + bytes(1000))
+    assert bench.core.buffered == 0
+    assert bench.sent() == abort_pdu(2, AbortReason.UNEXPECTED_PDU)
 
 
 def test_a_data_set_can_be_diverted_and_is_told_of_in_its_place():
@@ -759,7 +782,6 @@ def test_an_abort_is_possible_always(state: State):
 ABORTED = (abort_pdu(2, 2), [("aborted", 2, 2)], 13)
 PDUS = {"AC": accept_pdu(), "RJ": reject_pdu(1, 1, 7), "RQ": request_pdu(), "DATA": MESSAGE}
 PDUS |= {"RELEASE-RQ": RELEASE_RQ, "RELEASE-RP": RELEASE_RP, "ABORT": abort_pdu(0, 0), "8": UNKNOWN_PDU}
-OPEN = [state for state in State if state not in (State.STA1, State.STA2, State.STA4, State.STA13)]
 EXPECTED: dict[tuple[State, str], tuple[bytes, list[tuple[object, ...]], int]] = {
     **{(state, name): ABORTED for state in OPEN for name in PDUS if name not in ("ABORT", "8")},
     **{(state, "8"): (abort_pdu(2, 1), [("aborted", 2, 1)], 13) for state in OPEN},
