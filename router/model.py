@@ -470,7 +470,8 @@ class Limits:
     object_memory: int = 1 << 20
     """An object larger than this streams to a segment of its own."""
     ingest_memory: int = 256 << 20
-    """Bytes received and not yet durable, all associations together; past it sockets are not read."""
+    """Bytes received and not yet durable (of streamed objects: not yet written), all associations together; past it
+    sockets are not read."""
     window: int = 1000
     """Deliveries in memory per destination."""
     window_memory: int = 64 << 20

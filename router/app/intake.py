@@ -105,7 +105,7 @@ class StoreIntake:
         self.known = known
         self.budget = budget if budget is not None else Budget(limits.window_memory)
         self.in_memory = 0
-        """Bytes received and not yet given to the lanes, all receptions together."""
+        """Bytes received and not yet given to the lanes, or streamed and not yet written, all receptions together."""
         self.decisions = Decisions()
         self._resting: dict[Callable[[], None], None] = {}
         """In the order in which they came to rest."""
@@ -160,8 +160,8 @@ class StoreIntake:
         Nobody starves, although newcomers are served too while there is room. Memory gets below its limit by ``freed``
         alone, and whenever it does one goes on at once, before anybody can take the room, unless one did in this turn
         or the last. Whoever comes to rest does so behind all others, so each one's turn comes. And memory does get
-        below its limit: what is whole becomes durable by itself, and what is not goes to the disk with its next bytes,
-        or ends when these do not come.
+        below its limit: what is whole becomes durable by itself, what waits for the disk is written by itself, and what
+        else is held goes to the disk with its next bytes, or ends when these do not come.
         """
         self._resuming = bool(self._resting) and not self.over_memory
         if not self._resuming:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from router.app.intake import StoreIntake
 
 STREAM_HIGH = 4 << 20
-"""Bytes of one streamed object that may wait for the disk before its socket rests."""
+"""Bytes of one streamed object that may wait for the disk before its socket rests, although others have room."""
 STREAM_LOW = 1 << 20
 NONE_EARLY: Mapping[str, EarlyTransfer] = {}
 NONE_SENT: tuple[Delivery, ...] = ()
@@ -142,7 +142,8 @@ class StoreReception:
         intake = self._intake
         if intake.over_memory:
             if self._held:
-                # What rests holds nothing: else enough of those that rest would keep each other from going on.
+                # What rests holds nothing but what waits for the disk, and that drains by itself, whoever reads or not:
+                # else enough of those that rest would keep each other from going on.
                 self._to_disk(self._gatherer.take())
             if intake.over_memory:
                 intake.rest(self._resume)
@@ -150,8 +151,7 @@ class StoreReception:
         return False
 
     def _count(self) -> None:
-        """What is held here is counted once for all that a step brought. What is streamed and waits for the disk is
-        bounded otherwise."""
+        """What is held here is counted once for all that a step brought; what waits for the disk, by ``_to_disk``."""
         before, self._held = self._held, self._gatherer.held
         if self._held >= before:
             self._intake.in_memory += self._held - before
@@ -176,7 +176,9 @@ class StoreReception:
         stream = self._stream
         if stream is None:
             stream = self._start_stream()
+        before = stream.taken
         stream.write(*buffers)
+        self._intake.in_memory += stream.taken - before  # until the stream frees it
         if self._cut is not None:
             self._cut.append(*buffers)
         elif not self._cut_asked:
@@ -293,6 +295,7 @@ class StoreReception:
         """More than one association may keep in memory: from here on the bytes go to a segment of their own."""
         self._gatherer.pass_on()
         stream = self._stream = self._intake.spool.stream()
+        stream.on_freed = self._intake.freed
         stream.on_drain(STREAM_LOW, self._resume)
         if self._rules.of_head and self._intake.budget.take(KEEP):
             self._recent = []

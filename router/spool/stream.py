@@ -79,6 +79,8 @@ class SpoolStream:
         self._drained: Callable[[], None] | None = None
         self.on_progress: Callable[[], None] | None = None
         """Called on the loop when more of it can be read from the segment."""
+        self.on_freed: Callable[[int], None] | None = None
+        """Called on the loop with how many bytes are not ``pending`` any more, also after ``finish`` or ``discard``."""
         self._written_size = 0
         self._unsynced = 0
         self.pending = 0
@@ -135,7 +137,9 @@ class SpoolStream:
         self._drained = self.on_progress = None
         with self._lock:
             self._discarded = True
+            size = sum(map(len, self._queue))
             self._queue.clear()
+        self._free(size)
         self._work_on()
 
     def _work_on(self) -> None:
@@ -149,12 +153,17 @@ class SpoolStream:
 
     def _written(self, size: int) -> None:
         before = self.pending
-        self.pending = before - size
+        self._free(size)
         self._written_size += size
         if self.on_progress is not None:
             self.on_progress()
         if self._drained is not None and before > self._low >= self.pending:
             self._drained()
+
+    def _free(self, size: int) -> None:
+        self.pending -= size
+        if self.on_freed is not None:
+            self.on_freed(size)
 
     # In a thread, one at a time ----------------------------------------------------------------------------
 

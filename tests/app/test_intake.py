@@ -19,7 +19,7 @@ from router._blocks import BLOCK_SIZE, Gatherer
 from router.app.ids import IdSource
 from router.app.intake import StoreIntake
 from router.app.known import KnownInstances
-from router.app.reception import StoreReception
+from router.app.reception import STREAM_HIGH, StoreReception
 from router.errors import LedgerError, SpoolError
 from router.ledger import ReceiptResult
 from router.model import Limits, Location, LogPosition, Origin
@@ -40,6 +40,8 @@ RULES = {
 
 
 class FakeStream:
+    on_freed: Callable[[int], None]
+
     def __init__(self, spool: FakeSpool) -> None:
         self.spool = spool
         self.pending = self.taken = 0
@@ -51,13 +53,21 @@ class FakeStream:
 
     def write(self, *chunks: Buffer) -> None:
         self.written += b"".join(chunks)
-        self.pending = self.taken = len(self.written)
+        self.pending += len(self.written) - self.taken
+        self.taken = len(self.written)
+        if not self.spool.stalled:
+            self.drain()
+
+    def drain(self) -> None:
+        size, self.pending = self.pending, 0
+        self.on_freed(size)
 
     def finish(self, entry: Any) -> None:
         self.spool.submit(entry)
 
     def discard(self) -> None:
         self.discarded = True
+        self.drain()
 
 
 class FakeSpool:
@@ -66,6 +76,8 @@ class FakeSpool:
         self.streams: list[FakeStream] = []
         self.freed: list[Location] = []
         self.full = False
+        self.stalled = False
+        """Streams get nothing onto the disk."""
 
     def below_objects_floor(self) -> bool:
         return self.full
@@ -541,6 +553,50 @@ async def test_past_the_memory_for_all_what_is_half_received_goes_to_the_disk(tm
         reception.discard()
     assert house.intake.in_memory == 0
     assert house.intake.open_receptions == 0
+
+
+def stream_until_congested(house: House, data: bytes, sop: str) -> Any:
+    reception, at = house.begin(sop), 0
+    while at < len(data) and not reception.congested:
+        reception.write(memoryview(data)[at : at + 131_066])
+        at += 131_066
+    return reception
+
+
+async def test_what_large_objects_hold_for_a_disk_that_stalls_counts_in_the_memory_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.app.reception.CUT_THROUGH", 1 << 40)
+    house = House(tmp_path, ingest_memory=20 << 20)
+    house.spool.stalled = True
+    data = instance(size=6 << 20)
+    receptions = [stream_until_congested(house, data, "2.25.1") for _ in range(50)]
+    waiting = [stream.pending for stream in house.spool.streams]
+    assert max(waiting) <= STREAM_HIGH + BLOCK_SIZE, "each is bounded on its own"
+    assert 19 << 20 < sum(waiting) <= house.intake.in_memory < 21 << 20
+    assert house.intake.over_memory
+    for stream in house.spool.streams:
+        stream.drain()
+    assert house.resumed, "what waits for the disk drains by itself"
+    assert house.intake.in_memory < BLOCK_SIZE * 50
+    assert not any(reception.congested for reception in receptions)
+    for reception in receptions:
+        reception.discard()
+    assert house.intake.in_memory == 0
+
+
+async def test_a_large_object_counts_until_it_is_written_also_when_its_sender_waits_or_has_gone(tmp_path: Path) -> None:
+    house = House(tmp_path, object_memory=100_000)
+    house.spool.stalled = True
+    data = instance(size=400_000)
+    house.receive(data)
+    assert house.intake.in_memory == len(data)
+    house.spool.streams[0].drain()
+    assert house.intake.in_memory == 0
+    reception = house.begin()
+    reception.write(memoryview(data)[:300_000])
+    reception.discard()
+    assert house.intake.in_memory == 0
 
 
 async def test_past_the_memory_sockets_rest_until_what_is_being_committed_is_recorded(tmp_path: Path) -> None:

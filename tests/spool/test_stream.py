@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,40 @@ async def test_no_room_is_told_at_the_end_and_drains_meanwhile(tmp_path: Path, m
             await running.ended(entry)
         assert not running.spool.failed
         await running.put(entry_of(2))
+
+
+@pytest.mark.parametrize("end", ["finish", "discard", "fault"])
+async def test_every_byte_is_told_of_once_when_it_is_not_held_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    go_on, writing, write = threading.Event(), threading.Event(), Staging.write
+
+    def stalled(self: Staging, *arguments: Any) -> int:
+        writing.set()
+        assert go_on.wait(20)
+        return faulty() if end == "fault" else write(self, *arguments)
+
+    async with Running(tmp_path / "s") as running:
+        monkeypatch.setattr(Staging, "write", stalled)
+        freed: list[int] = []
+        stream = running.spool.stream()
+        stream.on_freed = freed.append
+        stream.write(bytes(100_000))
+        await running.loop.run_in_executor(None, writing.wait, 20)
+        stream.write(bytes(200_000))
+        assert freed == []
+        if end == "discard":
+            stream.discard()
+            assert (freed, stream.pending) == ([200_000], 100_000), "a thread holds the rest until the disk goes on"
+        go_on.set()
+        if end != "discard":
+            entry = Entry(info_of(1, bytes(300_000)), DECISION, None)
+            stream.finish(entry)
+            with suppress(SpoolError):
+                await running.ended(entry)
+        running.spool._streamers.shutdown()
+        await asyncio.sleep(0)
+        assert (sum(freed), stream.pending) == (300_000, 0)
 
 
 def faulty(*arguments: Any) -> Any:
