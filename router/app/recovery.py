@@ -5,11 +5,15 @@ Blocking; runs once, before the loop. Every finding is one line in the log.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 from router.ledger import Receipt, SqliteLedger
+from router.model import Location
 from router.ports import Log
 from router.spool import Spool
+
+WANT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -> None:
@@ -24,6 +28,7 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
     if lost:
         log.error("the ledger is missing: it is rebuilt from the spool, and what it had delivered is sent again")
     counts = {"whole": 0, "torn": 0, "damaged": 0}
+    left: list[Location] = []
     if on_duplicate == "reject":
         on_duplicate = "hold"  # it may have been answered: a person decides, nothing is dropped
 
@@ -44,7 +49,19 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
                 counts["torn"] += 1
             else:
                 counts["damaged"] += 1
-                aside = spool.quarantine(found.location)
+                try:
+                    aside = spool.quarantine(found.location)
+                except OSError as error:
+                    if error.errno not in WANT_OF_ROOM:
+                        raise
+                    # Others wait to be delivered, which makes room; this one can be copied until the next start.
+                    left.append(found.location)
+                    log.error(
+                        "damaged record not set aside: it stays where it is until the next start",
+                        problem=found.problem, reason=error.strerror, segment=found.location.segment,
+                        offset=found.location.offset, bytes=found.location.length,
+                    )  # fmt: skip
+                    continue
                 log.error(
                     "damaged record set aside", problem=found.problem, file=aside.name if aside is not None else ""
                 )
@@ -55,4 +72,8 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
         log.warning("ledger rebuilt", **counts)
     elif any(counts.values()):
         log.info("the end of the spool's log was read", **counts)
-    spool.adopt(ledger.live(), ledger.position(spool.share.worker))
+    live = ledger.live()
+    for place in left:
+        records, size = live.get(place.segment, (0, 0))
+        live[place.segment] = records + 1, size + place.length
+    spool.adopt(live, ledger.position(spool.share.worker))

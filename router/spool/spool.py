@@ -56,6 +56,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -401,6 +402,10 @@ class Spool:
             durable.sync_directory(self._quarantine)
         except SpoolError as error:
             self._health.fail(error)
+            raise
+        except OSError:
+            with suppress(OSError):
+                path.unlink()  # half of it
             raise
         finally:
             os.close(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from router.app.recovery import reconcile
 from router.ledger import Receipt, SqliteLedger
 from router.model import OutcomeKind
 from router.spool import Spool
+from router.spool.segment import path_of
 from tests.ledger.support import SilentLog, record, settle
 from tests.spool.support import SMALL, Entry, Running, bytes_of, entry_of, found, info_of, live_of
+from tests.spool.support import Log as SpoolLog
 
 
 def opened(folder: Path) -> SqliteLedger:
@@ -206,3 +209,30 @@ def test_a_text_that_is_too_large_for_an_id_is_none(text: str) -> None:
 
     with pytest.raises(ValueError, match="63 bits"):
         parse_id(text)
+
+
+async def test_a_damaged_record_for_whose_copy_there_is_no_room_keeps_no_router_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [entry_of(n, 9000) for n in range(1, 4)]
+    async with Running(tmp_path / "s") as running:
+        await running.put(*entries)
+    broken = entries[1].place
+    with open(path_of(tmp_path / "s", broken.segment), "r+b") as file:
+        file.seek(broken.offset + broken.length // 2)
+        file.write(b"?" * 100)
+
+    def full(path: str, flags: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = SpoolLog()
+    spool, ledger = Spool.open(tmp_path / "s", SMALL, log=log), opened(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("router.spool.spool._private", full)
+        reconcile(spool, ledger, log, "version")
+    assert ledger.counts.open == {name: [2, 2 * 9000] for name in entries[0].decision.destinations}
+    assert spool.quarantined() == 0
+    assert [event for _, event, _ in log.lines if "not set aside" in event]
+    assert spool._pool.segments[broken.segment].live == 3, "its place is not written over in this run"
+    spool.close_files()
+    ledger.close_files()
