@@ -20,9 +20,8 @@ from router.ledger.schema import immediate, migrate
 from router.ledger.store import Store
 from router.ports import Log
 
-BUSY_TIMEOUT_MS = 2_000
-"""For a program that is none of ours: a copy being made, a person who looks. What is answered meanwhile is in memory
-twice; past this time nothing new is taken (``SqliteLedger.blocked``)."""
+BUSY_TIMEOUT_MS = 60_000
+"""For a program that is none of ours: a copy being made, a person who looks. Before anything is served."""
 CACHE_KIB = 64 << 10
 
 

@@ -45,6 +45,9 @@ CLOCK_STEP = 2.0
 """Seconds by which two clocks differ more than before when somebody has set one."""
 BLOCKED_WAIT = 0.2
 """Seconds between attempts while nothing can be written."""
+SERVING_BUSY_TIMEOUT_MS = 2_000
+"""As ``shared.BUSY_TIMEOUT_MS``, while objects come: what is answered meanwhile gathers in memory. Past it nothing new is
+taken (``SqliteLedger.blocked``)."""
 NO_ROOM, IN_USE = "out of disk space", "the ledger is in use by another program"
 CHECKPOINT_PAGES = 4000
 """WAL pages (4 KiB each) after which a passive checkpoint runs between two transactions."""
@@ -229,6 +232,7 @@ class SqliteLedger:
         """``failed`` is called in the ledger's thread, once."""
         self._loop = loop
         self._on_failure = failed
+        self._connection.set_busy_timeout(SERVING_BUSY_TIMEOUT_MS)
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
@@ -611,7 +615,7 @@ class SqliteLedger:
 
     def _postpone(self, jobs: list[Any], blocked: str) -> None:
         """What was answered and what was delivered waits for the next transaction, the rest is refused."""
-        if blocked == IN_USE != self.blocked:
+        if blocked == IN_USE and self.blocked != IN_USE:
             self.log.error("another program holds the ledger: nothing new is taken until it lets go")
         self.blocked = blocked
         if blocked == NO_ROOM and self._ballast.give():
