@@ -5,15 +5,13 @@ Blocking; runs once, before the loop. Every finding is one line in the log.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 
 from router.ledger import Receipt, SqliteLedger
 from router.model import Location
 from router.ports import Log
 from router.spool import Spool
-
-WANT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
+from router.spool.health import PASSING
 
 
 def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -> None:
@@ -52,7 +50,7 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
                 try:
                     aside = spool.quarantine(found.location)
                 except OSError as error:
-                    if error.errno not in WANT_OF_ROOM:
+                    if error.errno not in PASSING:
                         raise
                     # Others wait to be delivered, which makes room; this one can be copied until the next start.
                     left.append(found.location)

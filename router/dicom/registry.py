@@ -1,6 +1,6 @@
 """The registries of the standard (PS3.6), as pydicom has them, without pydicom.
 
-Its package brings decoders of pixels, numpy and a client for downloads: a third of a second and 25 MB for a router that
+Its package brings decoders of pixels, numpy and a client for downloads: a third of a second and 20 MB for a router that
 never looks at a pixel. The registries themselves are modules of nothing but data, and are loaded alone, each at the
 first question.
 """

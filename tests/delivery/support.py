@@ -189,6 +189,13 @@ class Bench:
         except TimeoutError:
             raise AssertionError(f"{what} did not happen; {self.lane.status()}; {self.ledger.outcomes}") from None
 
+    async def two_in_flight(self, first: Delivery, second: Delivery) -> None:
+        """On one association."""
+        self.owe(first, second)
+        await self.until(lambda: self.senders)
+        self.senders[0].window = 2
+        await self.until(lambda: len(self.senders[0].waiting) == 2 or self.lane.kick())
+
     async def close(self) -> None:
         await self.lane.close(1)
         assert self.budget.used == 0 or self.lane.waiting, "bytes are counted as kept that nobody keeps"

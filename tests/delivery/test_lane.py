@@ -528,10 +528,7 @@ async def test_what_we_cannot_read_to_its_end_is_no_fault_of_the_destination(err
     """The association has to end, since half of a message has left."""
     bench = Bench(answer=lambda info: None, max_associations=1)
     broken, innocent = delivery(), delivery()
-    bench.owe(broken, innocent)
-    await bench.until(lambda: bench.senders)
-    bench.senders[0].window = 2
-    await bench.until(lambda: len(bench.senders[0].waiting) == 2 or bench.lane.kick())
+    await bench.two_in_flight(broken, innocent)
     bench.answer = lambda info: 0x0000
     bench.senders[0]._respond(broken.id, error)
     bench.senders[0].abort()
@@ -559,10 +556,7 @@ async def test_a_backlog_that_is_all_in_flight_is_leased_on_with_the_answers() -
 async def test_a_lane_that_is_up_again_by_what_was_in_flight_is_shown_as_up() -> None:
     bench = Bench(answer=lambda info: None, max_associations=1)
     first, second = delivery(), delivery()
-    bench.owe(first, second)
-    await bench.until(lambda: bench.senders)
-    bench.senders[0].window = 2
-    await bench.until(lambda: len(bench.senders[0].waiting) == 2 or bench.lane.kick())
+    await bench.two_in_flight(first, second)
     bench.senders[0]._respond(first.id, 0xA700)
     await bench.until(lambda: bench.lane.state == "resting")
     assert bench.changes[-1] is False
