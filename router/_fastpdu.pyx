@@ -32,6 +32,7 @@ cdef inline void put_be32(uint8_t* p, uint32_t value) noexcept nogil:
 # Receiving PDUs --------------------------------------------------------------------------------------------
 
 cdef enum:
+    ASSOCIATE_AC = 2
     P_DATA_TF = 4
     # Bits of the message control header.
     COMMAND_FRAGMENT = 1
@@ -89,7 +90,8 @@ cdef class PduReader:
     """Finds PDUs and PDVs in the bytes of one association, however the network cut them.
 
     A P-DATA-TF body is never copied or kept: its PDVs are given as positions into the buffer that was fed. Held back are at most
-    6 header bytes, and the body of another PDU until it is whole: of an A-ASSOCIATE PDU while ``associating`` says so. Between ``begin`` and the None of ``next`` the buffer is referred to.
+    6 header bytes, and the body of another PDU until it is whole: of an A-ASSOCIATE PDU while ``associating`` says so. Between ``begin`` and
+    the None of ``next`` the buffer is referred to.
 
     Args:
         max_pdata: Longest P-DATA-TF variable field taken, bytes: what we announced (PS3.8 D.1). 0 stands for 16 MiB.
@@ -374,7 +376,7 @@ cdef class PduReader:
                 length = be32(self._header + 2)
                 if self._type == P_DATA_TF:
                     cap = self._max_pdata
-                elif self._type <= 2:
+                elif self._type <= ASSOCIATE_AC:
                     cap = self._max_associate
                 else:
                     cap = FIXED_PDU_LIMIT
@@ -384,7 +386,7 @@ cdef class PduReader:
                 if self._type == P_DATA_TF:
                     if length:
                         self._state = AT_PDV_HEADER
-                elif length and (self.associating or self._type > 2):
+                elif length and (self.associating or self._type > ASSOCIATE_AC):
                     self._state = IN_BODY
                 else:
                     if length:
