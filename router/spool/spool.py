@@ -56,7 +56,6 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -393,19 +392,19 @@ class Spool:
             return None
         try:
             with open(path, "wb", opener=_private) as target:
-                at, end = location.offset, location.offset + location.length
-                while at < end and (data := read_at(source, min(1 << 20, end - at), at)):
-                    target.write(data)
-                    at += len(data)
-                target.flush()
+                try:
+                    at, end = location.offset, location.offset + location.length
+                    while at < end and (data := read_at(source, min(1 << 20, end - at), at)):
+                        target.write(data)
+                        at += len(data)
+                    target.flush()
+                except OSError:
+                    path.unlink()  # half of it
+                    raise
                 durable.sync_data(target.fileno())
             durable.sync_directory(self._quarantine)
         except SpoolError as error:
             self._health.fail(error)
-            raise
-        except OSError:
-            with suppress(OSError):
-                path.unlink()  # half of it
             raise
         finally:
             os.close(source)

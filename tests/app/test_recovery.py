@@ -211,8 +211,9 @@ def test_a_text_that_is_too_large_for_an_id_is_none(text: str) -> None:
         parse_id(text)
 
 
+@pytest.mark.parametrize("step", ["_private", "read_at"], ids=["no file", "half a file"])
 async def test_a_damaged_record_for_whose_copy_there_is_no_room_keeps_no_router_from_starting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     entries = [entry_of(n, 9000) for n in range(1, 4)]
     async with Running(tmp_path / "s") as running:
@@ -222,13 +223,13 @@ async def test_a_damaged_record_for_whose_copy_there_is_no_room_keeps_no_router_
         file.seek(broken.offset + broken.length // 2)
         file.write(b"?" * 100)
 
-    def full(path: str, flags: int) -> int:
+    def full(*arguments: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     log = SpoolLog()
     spool, ledger = Spool.open(tmp_path / "s", SMALL, log=log), opened(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("router.spool.spool._private", full)
+        patch.setattr(f"router.spool.spool.{step}", full)
         reconcile(spool, ledger, log, "version")
     assert ledger.counts.open == {name: [2, 2 * 9000] for name in entries[0].decision.destinations}
     assert spool.quarantined() == 0
