@@ -103,16 +103,21 @@ def test_a_command_that_does_not_need_it_does_not_load_it(name: str) -> None:
     assert result.stdout.splitlines()[-1] == "LOADED []"
 
 
+def _seconds(arguments: list[str], returncode: int) -> float:
+    started = time.perf_counter()
+    result = subprocess.run([sys.executable, *arguments], capture_output=True, timeout=60, check=False)
+    assert result.returncode == returncode
+    return time.perf_counter() - started
+
+
 def test_a_light_command_starts_in_under_three_tenths_of_a_second() -> None:
-    taken = []
+    bare, light = [], []
     for _ in range(5):
-        started = time.perf_counter()
-        arguments = [sys.executable, "-m", "router.app.cli", "status", "--url", "127.0.0.1:1"]
-        result = subprocess.run(arguments, capture_output=True, timeout=60, check=False)
-        taken.append(time.perf_counter() - started)
-        assert result.returncode == 69
-    # The best of five: the machine may be busy with other things.
-    assert min(taken) < 0.3
+        bare.append(_seconds(["-c", "pass"], 0))
+        light.append(_seconds(["-m", "router.app.cli", "status", "--url", "127.0.0.1:1"], 69))
+    # The best of five: the machine may be busy with other things. One that needs more than 50 ms for the interpreter
+    # alone is slower than the one the promise was made for.
+    assert min(light) < 0.3 * max(1.0, min(bare) / 0.05)
 
 
 def test_no_color_and_no_terminal_mean_no_colour(site: Path) -> None:
