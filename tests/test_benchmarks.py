@@ -23,7 +23,7 @@ def test_the_flow_benchmark_delivers_everything_byte_identical(tmp_path: Path) -
     every = ["limit", "router", "router-recycled", "storescp", "orthanc-tuned", "orthanc", "pynetdicom"]
     for size, systems in (("16KiB", every), ("512KiB", every[:3])):
         result = subprocess.run(
-            [sys.executable, "-m", "benchmarks.flow", "--quick", "--scale", "0.2", "--sizes", size,
+            [sys.executable, "-m", "benchmarks.flow", "--quick", "--scale", "0.05", "--sizes", size,
              "--systems", ",".join(systems), "--folder", str(tmp_path)],
             cwd=ROOT, capture_output=True, text=True, timeout=140,
         )  # fmt: skip

@@ -25,6 +25,8 @@ from tests.torture.oracle import Oracle, left_nothing
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 KINDS = ("write", "sync", "name", "size", "send")
+OF_RECOVERY = ("sync", "name")
+"""Outside of campaigns."""
 SIZES = (2_000, 700_000, 20_000, 1_500_000, 2_000, 700_000, 700_000, 20_000, 1_200_000, 700_000, 2_000, 700_000)
 """Small ones, streamed ones, and together more than a segment of the log holds."""
 RECOVERIES = 5
@@ -124,9 +126,9 @@ def died_at_last(router: RouterProcess) -> bool:
     return ended(router) or router.stop() == -signal.SIGKILL
 
 
-def points(found: dict[str, int], share: int | None) -> Iterator[tuple[str, int]]:
+def points(found: dict[str, int], share: int | None, kinds: Sequence[str] = KINDS) -> Iterator[tuple[str, int]]:
     """Every one, or so many of each kind, spread over its calls."""
-    for kind in KINDS:
+    for kind in kinds:
         last = found[kind]
         numbers: Sequence[int] = range(1, last + 1)
         if share is not None and last > share:
@@ -211,7 +213,7 @@ def test_a_router_that_dies_at_any_call_of_its_recovery_loses_nothing(
         found = counts(whole)
         died = dict.fromkeys(KINDS, 0)
         share = amount("points", 1, 0)
-        tried = list(points(found, share or None))
+        tried = list(points(found, share or None, KINDS if campaign else OF_RECOVERY))
         for kind, number in tried:
             for again in range(RECOVERIES if campaign else 2):  # how many calls it takes depends on what it finds
                 router = left_behind(f"{kind}-{number}-{again}", again + 1, kind, number)

@@ -83,7 +83,7 @@ def refuses(port: int) -> bool:
 def test_nothing_answered_is_lost_over_shutdowns(
     tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
 ) -> None:
-    shutdowns = amount("shutdowns", 3, 200)
+    shutdowns = amount("shutdowns", 2, 200)
     randomness = random.Random(20261124)
     with Oracle(tmp_path) as oracle:
         router = RouterProcess(tmp_path / "router", oracle.urls, node=f"shutdown_grace = {GRACE}")

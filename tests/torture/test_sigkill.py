@@ -48,7 +48,7 @@ def kill_one(router: RouterProcess, oracle: Oracle, randomness: random.Random) -
 def test_nothing_answered_is_lost_over_kills(
     tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool, workers: int
 ) -> None:
-    kills = amount("kills", 5, 2000 if workers == 1 else 400)
+    kills = amount("kills", 3, 2000 if workers == 1 else 400)
     randomness = random.Random(20261123)
     with Oracle(tmp_path, routed=True) as oracle:
         router = RouterProcess(tmp_path / "router", oracle.urls, rules=oracle.rules, workers=workers)

@@ -163,7 +163,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_nothing_answered_is_lost_in_any_state_of_the_disk(
     recording: Path, tmp_path: Path, amount: Callable[[str, int, int], int], campaign: bool
 ) -> None:
-    wanted = amount("states", 20, 5000)
+    wanted = amount("states", 10, 5000)
     deliveries = owed = judged = again = run = 0
 
     def look(state: State) -> None:

@@ -244,11 +244,11 @@ def test_what_a_writer_told_is_there_after_a_power_cut(
     )
 
 
-def noticed(without: str, program: str, folder: Path, rounds: int) -> str:
-    """What was wrong with some state of a run without it; empty if nothing was."""
+def noticed(without: str, program: str, folder: Path, *, rounds: int, count: int = 300) -> str:
+    """What was wrong with some of ``count`` states of each run without it; empty if nothing was."""
     for number in range(rounds):
         journal = record(program, folder / str(number), without)
-        for problem in states(program, journal, 300, seed=number):
+        for problem in states(program, journal, count, seed=number):
             if problem:
                 return problem
     return ""
@@ -259,14 +259,17 @@ def noticed(without: str, program: str, folder: Path, rounds: int) -> str:
 def test_a_sync_that_is_left_out_is_noticed(without: str, tmp_path: Path, told_of: list[str]) -> None:
     if why := unable():
         cannot(why)
-    assert noticed(without, NOTICED[without], tmp_path, 5), "no state of the disk told it"
+    assert noticed(without, NOTICED[without], tmp_path, rounds=5), "no state of the disk told it"
     told_of.append(without)
 
 
-def test_a_sync_that_is_said_to_make_no_difference_makes_none(tmp_path: Path) -> None:
+def test_a_sync_that_is_said_to_make_no_difference_makes_none(
+    tmp_path: Path, amount: Callable[[str, int, int], int]
+) -> None:
     if why := unable():
         cannot(why)
-    assert not noticed(f"{POOL}._create sync_data 1", "spool", tmp_path, 1)
+    count = amount("no_difference", 100, 300)
+    assert not noticed(f"{POOL}._create sync_data 1", "spool", tmp_path, rounds=1, count=count)
 
 
 @pytest.fixture(scope="module")
