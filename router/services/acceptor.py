@@ -9,6 +9,8 @@ than an A-ABORT.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
 
 from router import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from router._fastpdu import DataFragment, DataTaken, drop, frame_message
@@ -23,12 +25,16 @@ from router.ports import Buffer, Intake, Log, Reception
 from router.services import verification
 from router.services.storage_scp import StorageScp, serves
 from router.ul.negotiation import accepted_contexts, answer, answer_roles
-from router.ul.pdus import AssociateAccept, AssociateRequest, ContextOutcome, UserInformation
+from router.ul.pdus import AssociateAccept, AssociateRequest, ContextOutcome, UserInformation, encode_accept
+from router.ul.remembered import Remembered
 
 MAX_OPERATIONS = 64
 """Asynchronous operations that we let a requestor invoke (PS3.7 D.3.3.3)."""
 MAX_UNANSWERED = 256
 """Requests without an answer past which nothing more is read, whatever was negotiated."""
+
+Contexts = Mapping[int, tuple[str, str]]
+"""Accepted ones, as ``negotiation.accepted_contexts`` gives them."""
 
 _OWING, _ANSWERED = Hold.OWING, Hold.OWING | Hold.UNANSWERED
 _C_STORE_RQ, _C_CANCEL_RQ = CommandField.C_STORE_RQ, CommandField.C_CANCEL_RQ
@@ -38,12 +44,21 @@ _RESPONSES = frozenset(field | RESPONSE_BIT for field in CommandField if not fie
 
 def serving(intake: Intake, *, log: Log) -> Serve:
     """Who serves the associations of a listener."""
+    answers: Remembered[tuple[bytes, int], tuple[AssociateAccept, Contexts]] = Remembered()
 
     def serve(
         connection: AcceptedConnection, request: AssociateRequest, peer: Peer
     ) -> tuple[AssociateAccept, Acceptor]:
-        accept = negotiate(request, connection.core.settings.max_pdu)
-        return accept, Acceptor(connection, request, accept, peer, intake, log)
+        max_pdu = connection.core.settings.max_pdu
+        key = request.said, max_pdu
+        known = answers.get(key) if request.said else None
+        if known is None:
+            accept = negotiate(request, max_pdu)
+            known = replace(accept, encoded=encode_accept(accept)), accepted_contexts(request, accept)
+            if request.said:
+                answers.keep(key, known)
+        accept, contexts = known
+        return accept, Acceptor(connection, request, contexts, peer, intake, log)
 
     return serve
 
@@ -121,13 +136,13 @@ class Acceptor:
         self,
         connection: AcceptedConnection,
         request: AssociateRequest,
-        accept: AssociateAccept,
+        contexts: Contexts,
         peer: Peer,
         intake: Intake,
         log: Log,
     ) -> None:
         self._connection = connection
-        self._contexts = accepted_contexts(request, accept)
+        self._contexts = contexts
         self._limit = request.user.max_length
         self._peer = peer
         self._log = log

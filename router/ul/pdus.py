@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from router.errors import AbortReason, PeerProtocolError
+from router.ul.remembered import Remembered
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 DEFAULT_TRANSFER_SYNTAX = "1.2.840.10008.1.2"
 """Implicit VR Little Endian (PS3.5 §10.1)."""
 DEFAULT_MAX_LENGTH = 16384
 """Assumed of a peer that does not say (no user information, or no maximum length sub-item)."""
+LONGEST_REMEMBERED = 16 << 10
+"""Bytes of a request: 128 presentation contexts with two or three transfer syntaxes each."""
 
 
 class PduType(IntEnum):
@@ -99,6 +102,8 @@ class AssociateRequest:
     protocol_version: int = 1
     raw_header: bytes = b""
     """Called AE, calling AE and 32 reserved bytes as received: an A-ASSOCIATE-AC repeats them (PS3.8 Table 9-17)."""
+    said: bytes = field(default=b"", repr=False, compare=False)
+    """The bytes it was decoded from, for who remembers something by them; b"" where nobody should."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +112,8 @@ class AssociateAccept:
     user: UserInformation = UserInformation()
     raw_header: bytes = b""
     application_context: str = APPLICATION_CONTEXT
+    encoded: bytes = field(default=b"", repr=False, compare=False)
+    """The PDU, if it is there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +181,21 @@ def clean_uid(value: bytes) -> str:
 # Decoding --------------------------------------------------------------------------------------------------
 
 
+_requests: Remembered[tuple[bytes, int, int], AssociateRequest] = Remembered()
+
+
 def decode_request(body: bytes, *, max_contexts: int = 128, max_transfer_syntaxes: int = 64) -> AssociateRequest:
     """The variable field of an A-ASSOCIATE-RQ (PS3.8 Table 9-11)."""
+    key = body, max_contexts, max_transfer_syntaxes
+    request = _requests.get(key)
+    if request is None:
+        request = _decode_request(*key)
+        if request.said:
+            _requests.keep(key, request)
+    return request
+
+
+def _decode_request(body: bytes, max_contexts: int, max_transfer_syntaxes: int) -> AssociateRequest:
     reader = SliceReader(body)
     version = reader.number(2)
     reader.take(2)
@@ -201,6 +221,8 @@ def decode_request(body: bytes, *, max_contexts: int = 128, max_transfer_syntaxe
         application_context=application,
         protocol_version=version,
         raw_header=raw_header,
+        # What opens something is not kept longer than it is needed.
+        said=body if len(body) <= LONGEST_REMEMBERED and user.user_identity is None else b"",
     )
 
 
@@ -355,6 +377,8 @@ def encode_request(request: AssociateRequest) -> bytes:
 
 
 def encode_accept(accept: AssociateAccept) -> bytes:
+    if accept.encoded:
+        return accept.encoded
     body = b"\0\1\0\0" + accept.raw_header.ljust(64, b"\0")
     body += _item(0x10, accept.application_context.encode("ascii"))
     for context in accept.contexts:

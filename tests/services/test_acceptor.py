@@ -203,6 +203,19 @@ async def test_case_29_30_answers_fit_the_smallest_and_the_unlimited_peer() -> N
             assert element(command, 0x0900) == 0
 
 
+async def test_the_same_request_gets_the_same_answer_each_time_and_another_its_own() -> None:
+    one, other = (context(1, CT, EXPLICIT), context(3, FIND, IMPLICIT)), (context(1, CT, JPEG),)
+    async with Node() as node:
+        for _ in range(3):
+            async with node.peer(associated=False) as peer:
+                assert await results(peer, *one) == {1: (0, EXPLICIT), 3: (3, "")}
+                peer.send(store(b"x", context_id=1))
+                assert await peer.status() == 0
+            async with node.peer(associated=False) as peer:
+                assert await results(peer, *other) == {1: (0, JPEG)}
+    assert [reception.facts["transfer_syntax"] for reception in node.intake.finished] == [EXPLICIT] * 3
+
+
 # Messages ------------------------------------------------------------------------------------------------------
 
 

@@ -324,6 +324,28 @@ def test_case_48_an_identity_of_an_unknown_type_is_ignored(content: bytes):
     assert decode_request(request_body(item(0x50, item(0x58, content)))).user.user_identity is None
 
 
+def test_a_request_that_came_before_is_not_decoded_again():
+    body = request_body()
+    first = decode_request(bytes(bytearray(body)))
+    assert decode_request(bytes(bytearray(body))) is first
+    assert first.said == body
+    with pytest.raises(PeerProtocolError, match="too many"):
+        decode_request(body, max_contexts=0)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        pytest.param([item(0x50, item(0x58, b"\2\1\0\6secret\0\4pass"))], id="that opens something"),
+        pytest.param([proposal(1, CT, *["1.2.840.10008.1.2.4.50"] * 60)] * 15, id="that is long"),
+    ],
+)
+def test_a_request_is_not_remembered(items: list[bytes]):
+    body = request_body(*items)
+    assert not decode_request(body).said
+    assert decode_request(body) is not decode_request(body)
+
+
 # Reading an A-ASSOCIATE-AC ----------------------------------------------------------------------------------
 
 
