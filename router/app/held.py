@@ -43,11 +43,12 @@ class HeldInstances:
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[object]] = set()
 
-    def decide_again(self, why: str, *, held_by_others: bool = False) -> None:
+    def decide_again(self, why: str, *, held_by_others: bool = False, since: int = 0) -> None:
         """In the background: the held instances by the rules in force.
 
         Args:
             held_by_others: Only those that other rules held. For a start: they may have changed while nobody looked.
+            since: Only this instance and later ones.
         """
         router = self._router
         task: asyncio.Task[object] = router.loop.create_task(
@@ -57,6 +58,7 @@ class HeldInstances:
                 why,
                 other_than=router.rules().version if held_by_others else None,
                 changes=router.config.on_changed_duplicate != "hold",
+                since=since,
             )
         )
         self._tasks.add(task)
@@ -89,14 +91,15 @@ class HeldInstances:
         *,
         other_than: str | None,
         changes: bool,
+        since: int = 0,
     ) -> tuple[int, int]:
         router = self._router
-        rules = router.rules()
         released = still = 0
-        after = 0
+        after = since - 1
         async with self._lock:
             while batch := await router.ledger.held_instances(after, BATCH, other_than=other_than, changes=changes):
                 after = batch[-1][0].id
+                rules = router.rules()  # they may have changed since this began, and what they were is wrong by now
                 decisions: list[tuple[int, Decision]] = []
                 for info, location in batch:
                     if wanted is not None and not wanted(info):

@@ -67,6 +67,8 @@ class StoreIntake:
         rules: Gives the rule set in force; asked once per object, at its beginning, since the rules name the
         attributes to collect.
         discarded: Called with the rule names of every object that a rule dropped.
+        held_by_others: Called when an instance is recorded as held by other rules than those in force by now: they
+        changed while it came. With its id; of several in one group, the lowest.
         changed_duplicate: ``version``, ``reject`` or ``hold``: what to do with other bytes under a known UID.
         known: The UIDs that were here before; None: others receive for the same ledger, so nothing is surely new.
         budget: Of the lanes; what is kept of objects that are sent on while they arrive is counted in it too.
@@ -86,6 +88,7 @@ class StoreIntake:
         decided: Callable[[Decision], None],
         discarded: Callable[[InstanceInfo, Decision], None],
         commit_observed: Callable[[float, int], None],
+        held_by_others: Callable[[int], None] = lambda instance: None,
         changed_duplicate: str = "version",
         known: KnownInstances | None = None,
         budget: Budget | None = None,
@@ -101,6 +104,7 @@ class StoreIntake:
         self.decided = decided
         self.discarded = discarded
         self.commit_observed = commit_observed
+        self.held_by_others = held_by_others
         self.changed_duplicate = changed_duplicate
         self.known = known
         self.budget = budget if budget is not None else Budget(limits.window_memory)
@@ -281,8 +285,11 @@ class StoreIntake:
         backlog: set[str] = set()
         offered: list[Delivery] = []
         lanes = self.lanes
+        late: list[int] = []
         for entry, result in zip(entries, outcome, strict=True):
             self._begun -= 1
+            if result.kind == "held" and entry.decision.version != self.rules().version:
+                late.append(entry.info.id)
             chunks = entry.chunks
             if chunks is not None:
                 self.freed(entry.info.size)
@@ -312,6 +319,8 @@ class StoreIntake:
                 lane.backlog()
         if unneeded:
             self.spool.settled(unneeded)
+        if late:
+            self.held_by_others(min(late))
 
     def _refuse(self, entries: list[Entry], problem: Exception) -> None:
         comment = "out of disk space" if isinstance(problem, SpoolFull) else "storage unavailable"

@@ -190,6 +190,7 @@ class Router:
             decided=self.metrics.decided,
             discarded=self._discarded,
             commit_observed=self.metrics.commit,
+            held_by_others=self._held_by_others,
             changed_duplicate=config.on_changed_duplicate,
             known=known,
             budget=budget,
@@ -402,6 +403,11 @@ class Router:
     def _rules_changed(self, rules: RuleSet) -> None:
         self.metrics.set_rules([rule.name for rule in rules.rules])
         self.held.decide_again("rules changed")
+
+    def _held_by_others(self, instance: int) -> None:
+        """It came while the rules changed, so those in force have not been asked of it."""
+        if not self.draining:  # the next start asks
+            self.held.decide_again("rules changed", held_by_others=True, since=instance)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+from router.app.held import BATCH, HeldInstances
+from router.model import Decision, Verdict
+from tests.net.doubles import RecordingLog
 from tests.support.objects import encode, received, sha256, synthetic
 from tests.support.peers import wait_for
 from tests.support.router_process import RouterProcess
@@ -42,6 +47,24 @@ def test_a_start_with_better_rules_releases_what_the_old_ones_held(tmp_path: Pat
         wait_for(lambda: held(router) == 0, 20, "nothing to be held")
 
 
+def test_an_object_that_comes_while_the_rules_change_is_decided_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    data = encode(synthetic(sop_instance="2.25.71", seed=1))
+    with RouterProcess(tmp_path / "router", {"out": f"file://{out}"}, rules=NOTHING) as router:
+        store(router, "2.25.70")
+        with closing(WireSender(router.port, (CT, EXPLICIT))) as sender:
+            sender.begin("2.25.71", data)
+            sender.send_all_but_last()
+            wait_for(lambda: held(router) == 1, 20, "the object before it to be held")
+            router.write_rules(EVERYTHING)
+            router.post("/-/reload")
+            wait_for(lambda: held(router) == 0, 20, "the object before it to be released")
+            sender.send()
+            assert sender.status() == 0x0000
+        wait_for(lambda: received(out).get("2.25.71") == [sha256(data)], 20, "the object to be delivered")
+        assert held(router) == 0
+
+
 def test_a_change_that_is_held_is_released_by_a_person_and_by_no_rule(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with RouterProcess(
@@ -63,3 +86,28 @@ def test_a_change_that_is_held_is_released_by_a_person_and_by_no_rule(tmp_path: 
         assert held(router) == 1, "no rule decides of a change"
         router.post("/api/v1/release", {})
         wait_for(lambda: sha256(second) in received(out)["2.25.71"], 20, "the change to be delivered")
+
+
+async def test_what_is_decided_again_is_decided_by_the_rules_in_force_when_its_turn_comes() -> None:
+    left = [(SimpleNamespace(id=number), None) for number in range(1, BATCH + 2)]
+    routed: list[tuple[int, str]] = []
+    in_force = ["wrong"]
+
+    class Ledger:
+        async def held_instances(self, after: int, limit: int, **_: object) -> list[Any]:
+            return [one for one in left if one[0].id > after][:limit]
+
+        async def route_held(self, decisions: list[tuple[int, Decision]], why: str) -> set[str]:
+            routed.extend((number, decision.version) for number, decision in decisions)
+            in_force[0] = "right"
+            return set()
+
+    class Held(HeldInstances):
+        async def explain(self, rules: Any, *_: object) -> Any:
+            return SimpleNamespace(decision=Decision(verdict=Verdict.ROUTE, version=rules.version))
+
+    router = SimpleNamespace(
+        ledger=Ledger(), lanes={}, log=RecordingLog(), rules=lambda: SimpleNamespace(version=in_force[0])
+    )
+    assert await Held(cast("Any", router)).release(None, None, "by an operator") == (BATCH + 1, 0)
+    assert routed[BATCH - 1 :] == [(BATCH, "wrong"), (BATCH + 1, "right")]
