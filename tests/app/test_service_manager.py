@@ -25,6 +25,12 @@ from router.app.cli import main
 sys.exit(main())
 """
 
+REFUSE = """
+from router.errors import LedgerError
+async def refuse(ledger):
+    raise LedgerError("not written: the ledger is in use by another program")
+"""
+
 
 class Manager:
     """The other end: a datagram socket, as systemd has it."""
@@ -105,6 +111,18 @@ def test_a_router_that_makes_no_progress_gives_no_sign_of_life(
         assert "READY=1" in manager.hear()
         for _ in range(4):
             assert manager.hear() == [f"STATUS={told}"]
+    finally:
+        router.kill()
+
+
+def test_a_ledger_that_refuses_for_a_while_ends_no_signs_of_life(tmp_path: Path, manager: Manager) -> None:
+    script = STUCK.format(module="router.ledger", holder="SqliteLedger", name="flush", value="refuse")
+    router = service(tmp_path, manager, program=[sys.executable, "-c", REFUSE + script])
+    router.launch()
+    try:
+        manager.hear_until("READY=1")
+        for _ in range(3):
+            assert manager.hear() == ["WATCHDOG=1"]
     finally:
         router.kill()
 
