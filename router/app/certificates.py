@@ -90,8 +90,9 @@ class CertificatesInForce:
             return
         reminding = asyncio.create_task(self._remind())
         try:
-            # Folders, since files are replaced by renaming, perhaps far behind a symbolic link.
-            async for _ in watchfiles.awatch(*folders, debounce=400, step=100, recursive=False):
+            # Folders, since files are replaced by renaming. It yields by itself every few seconds: what happens far
+            # behind a symbolic link is not told.
+            async for _ in watchfiles.awatch(*folders, debounce=400, step=100, recursive=False, yield_on_timeout=True):
                 if await asyncio.to_thread(self._stamp) != self._stamps:
                     await self.reload()
         finally:

@@ -19,7 +19,7 @@ from router.app.ids import IdSource
 from router.app.intake import StoreIntake
 from router.app.known import KnownInstances
 from router.app.recovery import reconcile
-from router.app.rules_in_force import RulesInForce
+from router.app.rules_in_force import RulesInForce, state_of
 from router.app.workers.told import socket_of, told_routes
 from router.audit.sinks import CollectorSink, FileSink, Sink
 from router.audit.trail import Trail
@@ -142,6 +142,7 @@ class Router:
                 failed=self._rules_failed,
             )
 
+        rules_read = state_of(config.rules_folder)
         rules = load()
         for warning in (*config.warnings, *rules.warnings):
             log.warning("configuration", warning=warning)
@@ -257,7 +258,7 @@ class Router:
             self.held.decide_again("started with other rules", held_by_others=True)
         self._tasks = [
             self.loop.create_task(housekeeping.run(), name="housekeeping"),
-            self.loop.create_task(self.rules.watch(config.rules_folder), name="rules"),
+            self.loop.create_task(self.rules.watch(config.rules_folder, rules_read), name="rules"),
             self.loop.create_task(self.certificates.watch(), name="certificates"),
             self.loop.create_task(LoopLag(self.metrics.loop_lag).run(), name="loop lag"),
         ]

@@ -10,13 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import watchfiles
 
-from router.errors import ConfigError, LedgerError
+from router.errors import ConfigError, LedgerError, fault_location
 from router.ports import Log
 from router.routing import RuleSet
+
+LOOK_EVERY = 5.0
+"""Seconds between attempts to watch a folder that cannot be watched."""
 
 
 class RulesInForce:
@@ -68,6 +72,9 @@ class RulesInForce:
                 return self._refused(error.problems)
             except LedgerError as error:
                 return self._refused([f"the change cannot be recorded: {error}"])
+            except Exception as error:
+                # Whoever wrote them is told, and what else would be told by nobody does not end: the watch.
+                return self._refused([f"the rules cannot be read, for a fault of ours: {fault_location(error)}"])
             self.problems = []
             self.loaded = time.time()
             before, self.current = self.current, fresh
@@ -86,7 +93,38 @@ class RulesInForce:
             self._log.error("rules refused, the old ones stay in force", problem=problem)
         return problems
 
-    async def watch(self, folder: Path) -> None:
-        """Reload whenever a file of the folder changes; runs until cancelled."""
-        async for _ in watchfiles.awatch(folder, debounce=400, step=100, recursive=False):
-            await self.reload()
+    async def watch(self, folder: Path, seen: object) -> None:
+        """Reload whenever a file of the folder changes; runs until cancelled.
+
+        Args:
+            seen: Its ``state_of`` before the rules in force were read.
+        """
+        while True:
+            try:
+                # It yields by itself every few seconds: not every change is told, as of files that symbolic links name,
+                # or by another machine.
+                async for changes in watchfiles.awatch(
+                    folder, debounce=400, step=100, recursive=False, yield_on_timeout=True
+                ):
+                    state = await asyncio.to_thread(state_of, folder)
+                    if state == seen:
+                        continue
+                    seen = state
+                    await self.reload()
+                    if not changes:
+                        break  # what is watched may be a folder that was moved away
+            except OSError as error:
+                self._log.error("the folder of the rules cannot be watched", reason=error.strerror or str(error))
+                await asyncio.sleep(LOOK_EVERY)
+                seen = None
+
+
+def state_of(folder: Path) -> object:
+    """What tells one state of its rule files from another. Blocking."""
+    states = {}
+    with suppress(OSError):
+        for file in folder.glob("*.toml"):
+            with suppress(OSError):
+                stat = file.stat()
+                states[file.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+    return states

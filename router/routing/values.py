@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re as standard_re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -109,17 +110,13 @@ def seconds(value: object) -> float:
 
 def number(value: object) -> float:
     """A number, or a text that is one."""
+    if isinstance(value, str) and is_pattern(value):
+        raise ValueError("a number has no wildcards, use { min = ..., max = ... }")
     found = math.nan
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        found = float(value)
-    elif isinstance(value, str):
-        if is_pattern(value):
-            raise ValueError("a number has no wildcards, use { min = ..., max = ... }")
-        try:
-            # Python reads "1_000"; DS and IS (PS3.5 §6.2) do not.
-            found = math.nan if "_" in value else float(value)
-        except ValueError:
-            found = math.nan
+    # Python reads "1_000"; DS and IS (PS3.5 §6.2) do not.
+    if isinstance(value, int | float | str) and not isinstance(value, bool) and "_" not in str(value):
+        with suppress(ValueError, OverflowError):
+            found = float(value)
     if not math.isfinite(found):
         raise ValueError("must be a number")
     return found

@@ -232,6 +232,18 @@ def test_a_new_certificate_is_shown_without_a_restart_and_a_broken_one_is_not(tl
         assert "certificate expires soon" in router.log.read_text()
 
 
+def test_certificates_are_read_again_where_only_what_links_name_has_changed(tls: TlsRouter, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for file in (tls.identity.key, tls.identity.certificate):
+        file.symlink_to(file.rename(elsewhere / file.name))
+    fresh = tls.authority.issue("fresh", ends=20 * DAY)
+    with RouterProcess(tmp_path / "router", {}, extra=tls.listener()) as router:
+        shutil.copy(fresh.key, elsewhere / tls.identity.key.name)
+        shutil.copy(fresh.certificate, elsewhere / tls.identity.certificate.name)
+        wait_for(lambda: "certificate reloaded" in router.log.read_text(), 20, "the new certificate read")
+
+
 def test_an_association_goes_on_while_the_certificate_changes(tls: TlsRouter, tmp_path: Path) -> None:
     """Who is here stays, with what was agreed on; who comes is shown the new certificate."""
     folder = tmp_path / "out"

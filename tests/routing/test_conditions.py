@@ -17,7 +17,7 @@ from router.dicom import uids
 from router.dicom.inspect import DatasetInspector
 from router.model import Limits, Verdict
 from router.routing.values import wildcard
-from tests.routing.rulebook import data_set, decide, one_rule, rules_of
+from tests.routing.rulebook import data_set, decide, one_rule, problems_of, rules_of
 
 CASES: list[tuple[str, dict[str, Any], bool]] = [
     # A text is equal to the whole value, capitals and all.
@@ -241,6 +241,11 @@ any = [
   { StudyTime = { min = "9999" }, PatientID = "1" },
 ]
 """
+
+
+def test_a_number_beyond_all_measure_is_none(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, one_rule(f"Size = {'9' * 400}"))
+    assert problem.endswith("must be a number")
 
 
 @given(
