@@ -9,6 +9,7 @@ path and what would do.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -22,7 +23,6 @@ from router.routing.subjects import (
     doubtful,
     doubtful_key,
     doubtful_regex,
-    impossible,
     subject_of,
     text_of,
 )
@@ -402,11 +402,18 @@ def _operator(subject: Subject, operator: str, value: Any) -> Callable[[Any], bo
 def _moment(subject: Subject, value: Any) -> str:
     value = values.moment_text(value, subject.vr)
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    if not text[:1].isdigit() or values.is_pattern(text) or (subject.vr == "DA" and impossible(subject, text)):
+    if not _BOUNDS[subject.vr].fullmatch(text):
         raise ValueError(f'must be written as in the objects ({subject.vr}), such as "{_EXAMPLES[subject.vr]}"')
     return text
 
 
+_CLOCK = "(?:[01][0-9]|2[0-3])(?:[0-5][0-9](?:(?:[0-5][0-9]|60)(?:\\.[0-9]{1,6})?)?)?"
+_BOUNDS = {
+    "DA": re.compile("[0-9]{8}"),
+    "TM": re.compile(_CLOCK),
+    "DT": re.compile(f"[0-9]{{4}}(?:[0-9]{{2}}(?:[0-9]{{2}}(?:{_CLOCK})?)?)?"),
+}
+"""Bounds are compared as texts, digit by digit: "09:00" or "9" would be compared too, and mean nothing."""
 _EXAMPLES = {"DA": "20260131", "DT": "20260131123000", "TM": "1230"}
 
 

@@ -53,6 +53,10 @@ _FORMS = {
     "TM": (re.compile(r"[0-9.*?]+"), 'must be a time as DICOM writes it, such as "1230*"'),
     "DT": (re.compile(r"[0-9.+*?-]+"), 'must be a date and time as DICOM writes it, such as "20260131*"'),
     "UI": (re.compile(r"[0-9.*?]+"), "must be a UID: digits and dots"),
+    "AT": (
+        re.compile(r"[0-9a-f]{4},[0-9a-f]{4}|(?=.*[*?])[0-9a-f,*?]+"),
+        'must be a tag in lower case, such as "0018,106a"',
+    ),
 }
 _NO_LETTERS = re.compile(r"\\.|\(\?[a-zA-Z]+\)|\[\[:\w+:\]\]")
 """Letters of a regular expression that stand for something else."""

@@ -238,7 +238,7 @@ any = [
   { StudyDate = { max = "00010101" }, PatientID = "1" },
   { SliceThickness = { min = 3, max = 3 }, Rows = 1 },
   { PatientAge = { min = "999Y", max = "999Y" } },
-  { StudyTime = { min = "9999" }, PatientID = "1" },
+  { StudyTime = { min = "235959.999999" }, PatientID = "1" },
 ]
 """
 
