@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from router import __version__
 from router.errors import InvalidRequest, NotFound
+from router.ledger.queries import TRACED
 from router.model import InstanceInfo, parse_id
 from router.observe.logs import as_logged
 from router.ports import Json
@@ -122,7 +123,8 @@ class RouterControl:
             raise NotFound("nothing is known by this id, UID or accession number")
         for story in stories:
             story["logged_as"] = as_logged(story["sop_instance"])
-        return {"instances": stories}
+        total = len(stories) if len(stories) < TRACED else await self._router.ledger.named(selector)
+        return {"instances": stories, "total": total}
 
     async def explain(self, selector: str) -> Json:
         router = self._router

@@ -12,11 +12,16 @@ import apsw
 
 from router.ledger.audit_rows import BEGUN
 from router.ledger.counters import Counters
+from router.ledger.rows import DISCARDED
 from router.model import AuditRow, Location, Priority, format_id, parse_id
 
 READ_TIMEOUT_MS = 5000
 PAGE = 10_000
 OPEN = "('ready','leased')"
+TRACED = 100
+"""Stories that are told at once."""
+NAMED = "i.id=?2 or i.sop=?1 or i.study=?1 or i.series=?1 or (i.accession=?1 and i.accession<>'')"
+NAMED_BEFORE = "h.id=?2 or h.sop=?1 or h.study=?1 or (h.accession=?1 and h.accession<>'')"
 
 
 class Queries:
@@ -171,55 +176,63 @@ class Queries:
         )
         rows = self._rows(
             "select i.study, i.accession, i.modality, count(distinct i.id) as instances, min(i.received) as first, "
-            "max(i.received) as last, sum(d.state='done') as delivered, sum(d.state in ('ready','leased')) as waiting, "
+            "max(i.received) as last, "
+            "sum(d.state='done' and d.last_error is not ?3) as delivered, sum(d.state in ('ready','leased')) as waiting, "
             "sum(d.state='dead') as dead, sum(i.verdict='hold') as held "
             f"from instance i left join delivery d on d.instance_id=i.id where {condition} "
             "group by i.study order by max(i.id) desc limit ?2",
-            (pattern if query else "", limit),
+            (pattern if query else "", limit, DISCARDED),
         )
         return rows
 
-    def trace(self, key: str, limit: int = 100) -> list[dict[str, Any]]:
+    def named(self, key: str) -> int:
+        """How many instances ``key`` names, as for ``trace``."""
+        with self._lock:
+            row = self._connection.execute(
+                f"select (select count(*) from instance i where {NAMED}) + (select count(*) from history h where {NAMED_BEFORE})",
+                (key, _id_of(key)),
+            ).fetchone()
+        return int(row[0]) if row is not None else 0
+
+    def trace(self, key: str) -> list[dict[str, Any]]:
         """The story of every instance that ``key`` names: SOP instance, study or series UID, accession number, or
-        our id."""
-        condition = "i.sop=?1 or i.study=?1 or i.series=?1 or (i.accession=?1 and i.accession<>'')"
-        try:
-            number = parse_id(key)
-        except ValueError:
-            number = -1
+        our id. Of more than ``TRACED``, those that are not settled come first: they are what is looked for."""
+        number = _id_of(key)
         stories = []
-        for row in self._rows(
+        rows = self._rows(
             "select i.id as instance, i.sop as sop_instance, i.sop_class, i.ts as transfer_syntax, i.study, i.series, "
             "i.accession, i.modality, i.calling, i.called, i.peer, i.listener, i.address, i.size, i.received, i.verdict, "
-            f"i.rules, i.rule_version, i.supersedes from instance i where i.id=?3 or {condition} "
-            "order by i.id limit ?2",
-            (key, limit, number),
-        ):
-            identifier = row["instance"]
+            f"i.rules, i.rule_version, i.supersedes from instance i where {NAMED} "
+            "order by i.settled is not null, i.id limit ?3",
+            (key, number, TRACED),
+        )
+        for row in sorted(rows, key=lambda row: int(row["instance"])):
             row["rules"] = json.loads(row["rules"])
             row["deliveries"] = self._rows(
                 "select d.id as delivery, d.dest as destination, d.state, d.attempts, d.not_before, d.last_error, d.last_status, "
                 "d.updated from delivery d where d.instance_id=? order by d.id",
-                (identifier,),
-            )
-            row["events"] = self._rows(
-                "select at, dest as destination, what, detail from event where instance_id=? order by id", (identifier,)
+                (row["instance"],),
             )
             if row["supersedes"] is not None:
                 row["supersedes"] = format_id(row["supersedes"])
-            stories.append(_shown(row))
+            stories.append(row)
         for row in self._rows(
             "select h.id as instance, h.sop as sop_instance, h.study, h.accession, h.received, h.settled, h.delivered "
-            "from history h where h.sop=?1 or (h.accession=?1 and h.accession<>'') order by h.id limit ?2",
-            (key, limit),
+            f"from history h where {NAMED_BEFORE} order by h.id limit ?3",
+            (key, number, TRACED - len(stories)),
         ):
             row["verdict"] = "settled and removed from the spool"
             row["deliveries"] = [
                 {"destination": name, "state": "done", "updated": at}
                 for name, at in json.loads(row.pop("delivered")).items()
             ]
-            stories.append(_shown(row))
-        return stories
+            stories.append(row)
+        for row in stories:
+            row["events"] = self._rows(
+                "select at, dest as destination, what, detail from event where instance_id=? order by id",
+                (row["instance"],),
+            )
+        return [_shown(row) for row in stories]
 
     def settings(self, prefix: str) -> dict[str, str]:
         with self._lock:
@@ -229,6 +242,14 @@ class Queries:
                     "select name, value from setting where substr(name, 1, ?)=?", (len(prefix), prefix)
                 )
             }
+
+
+def _id_of(key: str) -> int:
+    """Our id, or one that nothing has."""
+    try:
+        return parse_id(key)
+    except ValueError:
+        return -1
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

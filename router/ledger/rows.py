@@ -21,6 +21,9 @@ DELIVERY_COLUMNS = (
     "d.id, d.dest, d.priority, d.fence, d.attempts, d.first_attempt, d.after is not null and i.supersedes is not null"
 )
 
+DISCARDED = "discarded by an operator"
+"""The last error of a delivery that was given up for good: it is done, and nothing was delivered."""
+
 INSERT_INSTANCE = (
     "insert into instance(id, study, series, sop, sop_class, ts, calling, called, peer, listener, address, patient_id, "
     "accession, modality, size, checksum, segment, epoch, at, length, received, rule_version, rules, verdict, priority, "

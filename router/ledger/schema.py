@@ -55,6 +55,9 @@ create table counter(name text primary key, number {big} not null, bytes {big} n
     """
 create table audit(id integer primary key autoincrement, at {ts} not null, what text not null, facts text not null);
 """,
+    """
+create index history_study on history(study);
+""",
 )
 
 

@@ -25,6 +25,7 @@ from router.ledger.audit_rows import AuditRows
 from router.ledger.counters import Counters
 from router.ledger.rows import (
     DELIVERY_COLUMNS,
+    DISCARDED,
     INSERT_DELIVERY,
     INSERT_INSTANCE,
     INSTANCE_COLUMNS,
@@ -746,7 +747,8 @@ class Store:
                 break
             freed += length
             delivered = self._one(
-                "select json_group_object(dest, updated) from delivery where instance_id=?", (number,)
+                "select json_group_object(dest, updated) from delivery where instance_id=? and last_error is not ?",
+                (number, DISCARDED),
             )[0]
             self.connection.execute(
                 "insert into history(id, sop, study, accession, received, settled, delivered) values(?,?,?,?,?,?,?)",
@@ -848,8 +850,7 @@ class Store:
         counts: dict[str, int] = {}
         for delivery, name, instance, _ in self._dead(ids, None):
             self.connection.execute(
-                "update delivery set state='done', last_error='discarded by an operator', updated=? where id=?",
-                (now, delivery),
+                "update delivery set state='done', last_error=?, updated=? where id=?", (DISCARDED, now, delivery)
             )
             self.event(now, instance, name, "dead letter discarded", "by an operator")
             self.delta.dead -= 1

@@ -410,7 +410,12 @@ class SqliteLedger:
         return await asyncio.to_thread(self._queries.studies, query, limit)
 
     async def trace(self, key: str) -> list[dict[str, Any]]:
+        """Of many, the first ``TRACED`` that matter."""
         return await asyncio.to_thread(self._queries.trace, key)
+
+    async def named(self, key: str) -> int:
+        """How many instances ``trace`` would tell of if it told of all."""
+        return await asyncio.to_thread(self._queries.named, key)
 
     def instances(self) -> int:
         """How many there are, roughly: none is counted twice, some that are gone are. Blocking."""

@@ -109,7 +109,7 @@ ANSWERS = {
     "/api/v1/status": STATUS,
     "/api/v1/queue": {"destinations": [LANE], "deliveries": [DELIVERY]},
     "/api/v1/studies": {"studies": [STUDY_ROW]},
-    "/api/v1/trace": {"instances": [STORY, {**STORY, "rules": None, "calling": None}]},
+    "/api/v1/trace": {"instances": [STORY, {**STORY, "rules": None, "calling": None}], "total": 1902},
     "/api/v1/dead-letters": {"dead_letters": [{**DELIVERY, "last_status": 0xC000, "updated": 1.0}], "total": 3},
     "/api/v1/explain": {
         "verdict": "route",
@@ -130,7 +130,11 @@ ANSWERS = {
         (["queue", "pacs", "-n", "5"], "/api/v1/queue?destination=pacs&limit=5", [ID]),
         (["studies", "A*"], "/api/v1/studies?query=A%2A&limit=50", [STUDY, "A1", "CT"]),
         (["studies"], "/api/v1/studies?query=&limit=50", [STUDY]),
-        (["trace", SOP], f"/api/v1/trace?selector={SOP}", ["from CT1", "everything", "done", "2 attempts", "busy"]),
+        (
+            ["trace", SOP],
+            f"/api/v1/trace?selector={SOP}",
+            ["from CT1", "everything", "2 attempts", "busy", "1900 more"],
+        ),
         (["dead-letters", "list"], "/api/v1/dead-letters?limit=50", ["9", "0xC000", "2 more"]),
         (["dead-letters", "list", "pacs"], "/api/v1/dead-letters?destination=pacs&limit=50", [SOP]),
         (

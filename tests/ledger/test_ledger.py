@@ -17,8 +17,9 @@ import pytest
 
 from router.errors import LedgerError, LedgerTooNew
 from router.ledger import Receipt, SqliteLedger
+from router.ledger.queries import TRACED
 from router.ledger.store import Store
-from router.model import Decision, Delivery, Location, LogPosition, OutcomeKind, Priority, Verdict
+from router.model import Decision, Delivery, Location, LogPosition, OutcomeKind, Priority, Verdict, format_id
 from tests.ledger.support import SilentLog, counted, open_ledger, receipt, record, recount, settle
 
 
@@ -229,6 +230,42 @@ async def test_trace_tells_who_decided_and_what_happened(tmp_path: Path) -> None
         assert story["rule_version"] == "v1"
         assert story["deliveries"][0]["attempts"] == 1
         assert story["events"][0]["what"] == "retry"
+    await ledger.close()
+
+
+async def test_of_a_large_study_the_trace_tells_of_what_is_not_delivered(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    receipts = [receipt(to="a") for _ in range(TRACED + 20)]
+    await record(ledger, *receipts)
+    for delivery in await ledger.lease("a", len(receipts)):
+        last = delivery.instance.id == receipts[-1].info.id
+        settle(ledger, delivery, OutcomeKind.DEAD if last else OutcomeKind.DELIVERED)
+    await ledger.flush()
+    stories = await ledger.trace("2.25.9")
+    assert await ledger.named("2.25.9") == TRACED + 20
+    assert len(stories) == TRACED
+    assert [story["deliveries"][0]["state"] for story in stories[-2:]] == ["done", "dead"], "in order all the same"
+    await ledger.close()
+
+
+async def test_what_has_left_the_spool_is_known_by_its_study_and_id_and_never_called_delivered_in_vain(
+    tmp_path: Path,
+) -> None:
+    ledger = open_ledger(tmp_path)
+    good, bad = receipt(to="a"), receipt(to="a")
+    await record(ledger, good, bad)
+    for delivery in await ledger.lease("a", 2):
+        settle(ledger, delivery, OutcomeKind.DEAD if delivery.instance.id == bad.info.id else OutcomeKind.DELIVERED)
+    await ledger.flush()
+    (letter,) = await ledger.dead_letters(None, 10)
+    await ledger.discard_dead([letter["delivery"]])
+    (study,) = await ledger.studies("2.25.9", 10)
+    assert (study["instances"], study["delivered"]) == (2, 1)
+    await ledger.expire(-1.0, 0)
+    stories = await ledger.trace("2.25.9")
+    assert [[delivery["state"] for delivery in story["deliveries"]] for story in stories] == [["done"], []]
+    assert "dead letter discarded" in [event["what"] for event in stories[1]["events"]]
+    assert await ledger.trace(format_id(good.info.id)) == stories[:1]
     await ledger.close()
 
 

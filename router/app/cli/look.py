@@ -180,10 +180,15 @@ def trace(selector: str, config: Path | None, url: str | None, as_json: bool) ->
     if as_json:
         print_json(found)
         return
-    for number, instance in enumerate(found.get("instances", ())):
+    stories = found.get("instances", ())
+    for number, instance in enumerate(stories):
         if number:
             click.echo()
         _story(instance)
+    more = found.get("total", 0) - len(stories)
+    if more > 0:
+        click.echo()
+        say(f"{more} more, and what is not settled came first: name a series or an object")
 
 
 def _story(instance: dict[str, Any]) -> None:

@@ -103,6 +103,8 @@ function showStory(story) {
       + `${instance.verdict} by ${(instance.rules || []).join(", ") || "no rule"}`;
     return [element("p", head), list];
   }));
+  const more = (story.total || 0) - (story.instances || []).length;
+  if (more > 0) byId("story").append(element("p", `${more} more, and what is not settled came first`));
 }
 
 async function refresh() {
