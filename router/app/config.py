@@ -70,6 +70,17 @@ class Config:
     audit: AuditSettings = field(default_factory=AuditSettings)
     warnings: tuple[str, ...] = ()
 
+    @property
+    def arrivals(self) -> dict[str, tuple[str, ...]]:
+        """By whom and to whom objects can come, as ``routing.load`` wants it."""
+        found = {"Listener": tuple(listener.name for listener in self.listeners)}
+        if not any(listener.accept == "any" for listener in self.listeners):
+            found["CallingAET"] = tuple({peer.ae_title for peer in self.peers if peer.store})
+        titles = {title for listener in self.listeners for title in listener.ae_titles}
+        if "*" not in titles:
+            found["CalledAET"] = tuple(titles)
+        return found
+
 
 def load_config(path: Path | None, env: Mapping[str, str] | None = None) -> Config:
     """Read ``path`` (or ``router.toml`` of the working folder, or nothing but defaults) and everything that adds to it.

@@ -138,7 +138,7 @@ class Router:
                 config.rules_folder,
                 names,
                 on_no_match=config.on_no_match,
-                listeners=[listener.name for listener in config.listeners],
+                arrivals=config.arrivals,
                 failed=self._rules_failed,
             )
 

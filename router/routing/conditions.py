@@ -8,9 +8,10 @@ path and what would do.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -32,6 +33,8 @@ OPERATORS = ("regex", "min", "max", "exists", "within")
 COMBINATORS = ("any", "all", "not")
 MAX_NESTING = 16
 """Of any, all and not."""
+MANY = 20
+"""Names that a warning lists at most."""
 
 Test = Callable[[View], bool]
 T = TypeVar("T")
@@ -68,8 +71,8 @@ class Context:
     problem: Callable[[KeyPath, str], None]
     warning: Callable[[KeyPath, str], None]
     wanted: set[Path] = field(default_factory=set)
-    listeners: Collection[str] = ()
-    """Names of all listeners; empty: not known, so not checked."""
+    arrivals: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """See ``load``."""
 
 
 def failing(conditions: tuple[Condition, ...], view: View) -> Condition | None:
@@ -233,7 +236,7 @@ def _texts(subject: Subject, options: list[Any], text: str, path: KeyPath, conte
         return _numbers_or_texts(subject, options, text)
     texts = _each(options, path, context, lambda option: text_of(subject, option))
     for index, option in enumerate(texts):
-        if doubt := doubtful(subject, option) or _unknown_listener(subject, option, context.listeners):
+        if doubt := doubtful(subject, option) or _never_comes(subject, option, context.arrivals):
             context.warning((*path, index) if len(options) > 1 else path, doubt)
     exact = frozenset(option for option in texts if not values.is_pattern(option))
     patterns = frozenset(texts) - exact
@@ -281,10 +284,20 @@ def _numbers_or_texts(subject: Subject, options: list[Any], text: str) -> Condit
     return Condition(text, lambda view: numbers(view) or others(view), subject=subject)
 
 
-def _unknown_listener(subject: Subject, text: str, listeners: Collection[str]) -> str:
-    if subject.key != "Listener" or not listeners or any(map(values.wildcard(text), listeners)):
+_ARRIVALS = {
+    "Listener": "is no listener",
+    "CallingAET": "is the AE title of no peer that may send",
+    "CalledAET": "is no AE title of a listener",
+}
+
+
+def _never_comes(subject: Subject, text: str, arrivals: Mapping[str, Collection[str]]) -> str:
+    known = sorted(arrivals.get(subject.key, ()))
+    if not known or any(map(values.wildcard(text), known)):
         return ""
-    return f'"{text}" is no listener, there are: {", ".join(sorted(listeners))}'
+    close = difflib.get_close_matches(text, known, 1)
+    hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(known[:MANY])}"
+    return f'"{text}" {_ARRIVALS[subject.key]}, {hint}{" ..." if not close and len(known) > MANY else ""}'
 
 
 # Operators -------------------------------------------------------------------------------------------------

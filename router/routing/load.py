@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -35,7 +35,7 @@ class _Reader:
     """One pass over all files; collects problems instead of stopping at the first."""
 
     destinations: Collection[str]
-    listeners: Collection[str] = ()
+    arrivals: Mapping[str, Collection[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
@@ -112,7 +112,7 @@ class _Reader:
         for key in table:
             if key not in RULE_KEYS:
                 report((*path, key), "unknown key" + _rule_key_hint(key))
-        context = Context(report, warn, self.wanted, self.listeners)
+        context = Context(report, warn, self.wanted, self.arrivals)
         conditions: list[Condition] = []
         if "match" in table:
             conditions += compile_group(table["match"], (*path, "match"), context)
@@ -204,7 +204,7 @@ def load(
     destinations: Collection[str],
     *,
     on_no_match: str = "hold",
-    listeners: Collection[str] = (),
+    arrivals: Mapping[str, Collection[str]] | None = None,
     failed: Callable[[Exception], None] | None = None,
 ) -> RuleSet:
     """Every ``*.toml`` of the folder, in name order, as one rule set.
@@ -212,13 +212,14 @@ def load(
     Args:
         destinations: Names that rules may send to.
         on_no_match: ``hold``, ``reject`` or ``discard``.
-        listeners: Names of all listeners, to find rules that wait for another one; empty: not checked.
+        arrivals: All values that ``Listener``, ``CallingAET`` and ``CalledAET`` can have, to find rules that wait for
+            another one; those that are not here, or empty, can have any.
         failed: Told when a rule cannot be evaluated on an object, which is then held.
 
     Raises:
         ConfigError: With every problem, including tests that fail.
     """
-    reader = _Reader(destinations, listeners)
+    reader = _Reader(destinations, arrivals or {})
     digest = hashlib.sha256(on_no_match.encode())
     try:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -55,6 +55,29 @@ def test_the_configuration_of_the_repository_is_right_and_says_nothing() -> None
     assert config.data_dir == ROOT / "var"
 
 
+def test_who_can_call_is_known_where_not_anybody_can(tmp_path: Path) -> None:
+    known = """
+        [[listen]]
+        bind = "127.0.0.1:1"
+        [[listen]]
+        bind = "127.0.0.1:2"
+        ae_titles = ["A", "B"]
+        [peers.ct]
+        ae_title = "CT1"
+        [peers.monitor]
+        ae_title = "MON"
+        store = false
+    """
+    arrivals = config_of(tmp_path, known).arrivals
+    assert {key: set(names) for key, names in arrivals.items()} == {
+        "Listener": {"127.0.0.1:1", "127.0.0.1:2"},
+        "CallingAET": {"CT1"},
+        "CalledAET": {"ROUTER", "A", "B"},
+    }
+    anybody = known.replace('"127.0.0.1:2"', '"127.0.0.1:2"\naccept = "any"').replace('["A", "B"]', '["*"]')
+    assert set(config_of(tmp_path, anybody).arrivals) == {"Listener"}
+
+
 def test_the_starter_configuration_is_right_and_says_nothing(tmp_path: Path) -> None:
     assert config_of(tmp_path, ROUTER_TOML).warnings == ()
 

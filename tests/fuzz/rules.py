@@ -49,7 +49,7 @@ def check(data: bytes) -> None:
     file = folder() / "r.toml"
     file.write_bytes(data)
     try:
-        rules = load(folder(), DESTINATIONS, listeners=("main",), failed=failures.append)
+        rules = load(folder(), DESTINATIONS, arrivals={"Listener": ["main"]}, failed=failures.append)
     except ConfigError as error:
         lines = data.decode("utf-8", "replace").split("\n")
         for problem in error.problems:

@@ -15,6 +15,7 @@ from router.errors import ConfigError
 from router.routing import load
 from tests.routing.rulebook import DESTINATIONS
 
+ARRIVALS = {"Listener": ["0.0.0.0:104"], "CallingAET": ["CT01", "MR01", "N1", "N2"], "CalledAET": ["ROUTER"]}
 CASES = sorted((Path(__file__).parent / "cases").glob("*.toml"))
 
 
@@ -22,7 +23,7 @@ def messages_of(file: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, file.name).write_bytes(file.read_bytes())
         try:
-            rules = load(Path(folder), DESTINATIONS, listeners=["0.0.0.0:104"])
+            rules = load(Path(folder), DESTINATIONS, arrivals=ARRIVALS)
         except ConfigError as error:
             lines = error.problems
         else:

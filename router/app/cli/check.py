@@ -57,7 +57,7 @@ def examine(path: Path | None) -> Checked:
             config.rules_folder,
             names,
             on_no_match=config.on_no_match,
-            listeners=[listener.name for listener in config.listeners],
+            arrivals=config.arrivals,
         )
     except ConfigError as error:
         found.problems += error.problems

@@ -101,7 +101,7 @@ def _read(path: Path | None, against: Path | None) -> tuple[Config, RuleSet]:
             config.rules_folder if against is None else against,
             [destination.name for destination in config.destinations],
             on_no_match=config.on_no_match,
-            listeners=[listener.name for listener in config.listeners],
+            arrivals=config.arrivals,
         )
     except ConfigError as error:
         raise Failure("\n".join(error.problems), exits.BAD_CONFIG) from None
