@@ -275,7 +275,7 @@ class Control(Protocol):
 
     async def release(self, selector: str | None, destinations: Sequence[str] | None) -> Json:
         """Decide held instances again by the rules in force, or send them to ``destinations``; without a
-        selector all that are held. ``released`` and ``still_held``: how many."""
+        selector all that are held. ``released``, ``discarded`` and ``still_held``: how many."""
 
     async def dead_letters(self, destination: str | None, limit: int) -> Json:
         """``dead_letters`` [{delivery, instance, destination, sop_instance, study, size, attempts, last_status,

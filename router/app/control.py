@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from router import __version__
@@ -186,8 +187,7 @@ class RouterControl:
         for name in destinations or ():
             self._known(name)
         wanted = None if selector is None else _wanted(selector)
-        released, still = await self._router.held.release(wanted, destinations, "by an operator")
-        return {"released": released, "still_held": still}
+        return asdict(await self._router.held.release(wanted, destinations, "by an operator"))
 
     async def dead_letters(self, destination: str | None, limit: int) -> Json:
         if destination is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from router.dicom.inspect import DatasetInspector
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from router.app.router import Router
 
 BATCH = 200
+
+
+@dataclass(slots=True)
+class Released:
+    """What became of held instances, in numbers."""
+
+    released: int = 0
+    """Sent on."""
+    discarded: int = 0
+    """Dropped, as the rules say."""
+    still_held: int = 0
 
 
 def facts_of(info: InstanceInfo, now: float) -> RuleFacts:
@@ -75,8 +87,8 @@ class HeldInstances:
 
     async def release(
         self, wanted: Callable[[InstanceInfo], bool] | None, destinations: Sequence[str] | None, why: str
-    ) -> tuple[int, int]:
-        """Decide held instances by the rules in force, or send them to ``destinations``; gives (released, still held).
+    ) -> Released:
+        """Decide held instances by the rules in force, or send them to ``destinations``.
 
         Args:
             wanted: Which of the held ones; None: all.
@@ -92,31 +104,42 @@ class HeldInstances:
         other_than: str | None,
         changes: bool,
         since: int = 0,
-    ) -> tuple[int, int]:
+    ) -> Released:
         router = self._router
-        released = still = 0
+        found = Released()
         after = since - 1
         async with self._lock:
             while batch := await router.ledger.held_instances(after, BATCH, other_than=other_than, changes=changes):
                 after = batch[-1][0].id
                 rules = router.rules()  # they may have changed since this began, and what they were is wrong by now
-                decisions: list[tuple[int, Decision]] = []
+                decisions: list[tuple[InstanceInfo, Decision]] = []
                 for info, location in batch:
                     if wanted is not None and not wanted(info):
                         continue
                     decision = await self._decide(rules, info, location, destinations)
                     if decision is None or decision.verdict in (Verdict.HOLD, Verdict.REJECT):
-                        still += 1
+                        found.still_held += 1
                         continue
-                    decisions.append((info.id, decision))
-                woken = await router.ledger.route_held(decisions, why)
-                released += len(decisions)
+                    decisions.append((info, decision))
+                woken = await router.ledger.route_held([(info.id, decision) for info, decision in decisions], why)
+                for info, decision in decisions:
+                    self._tell(found, info, decision)
                 for name in woken:
                     if name in router.lanes:
                         router.lanes[name].backlog()
-        if released:
-            router.log.info("held instances released", released=released, still_held=still, why=why)
-        return released, still
+        if found.released or found.discarded:
+            router.log.info("held instances released", why=why, **asdict(found))
+        return found
+
+    def _tell(self, found: Released, info: InstanceInfo, decision: Decision) -> None:
+        """As of one that has just come."""
+        intake = self._router.intake
+        intake.decided(decision)
+        if decision.verdict is Verdict.DISCARD:
+            found.discarded += 1
+            intake.discarded(info, decision)
+        else:
+            found.released += 1
 
     async def _decide(
         self, rules: RuleSet, info: InstanceInfo, location: Location, destinations: Sequence[str] | None

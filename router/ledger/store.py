@@ -911,7 +911,7 @@ class Store:
                 continue
             self.delta.held -= 1
             released += 1
-            self.event(now, number, None, "released", why)
+            self.event(now, number, None, "released" if decision.destinations else "discarded", why)
             for destination in decision.destinations:
                 self._insert(number, destination, int(decision.priority), now)
                 self.delta.add_open(destination, 1, row[0])

@@ -162,7 +162,7 @@ def document() -> Schema:
         ),
         "/api/v1/release": _act(
             "Decide held objects again, or send them to the destinations named",
-            _counts("released", "still_held"),
+            _counts("released", "discarded", "still_held"),
             {"selector": _SELECTOR_BODY, "destinations": {"type": "array", "minItems": 1, "items": _TEXT}},
         ),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from router.app.held import BATCH, HeldInstances
+from router.app.held import BATCH, HeldInstances, Released
 from router.model import Decision, Verdict
 from tests.net.doubles import RecordingLog
 from tests.support.objects import encode, received, sha256, synthetic
@@ -65,6 +65,22 @@ def test_an_object_that_comes_while_the_rules_change_is_decided_again(tmp_path: 
         assert held(router) == 0
 
 
+def test_what_better_rules_discard_is_told_as_what_comes_is(tmp_path: Path) -> None:
+    drop = '[[rule]]\nname = "drop"\nmatch = { Modality = "CT" }\ndiscard = true\n'
+    out = tmp_path / "out"
+    with RouterProcess(tmp_path / "router", {"out": f"file://{out}"}, rules=NOTHING) as router:
+        store(router, "2.25.71")
+        wait_for(lambda: held(router) == 1, 20, "the object to be held")
+        router.write_rules(EVERYTHING + drop)
+        router.post("/-/reload")
+        wait_for(lambda: held(router) == 0, 20, "the object to be discarded")
+        wait_for(lambda: router.metric("dicom_router_rule_matches_total", rule="drop") == 1, 20, "it to be counted")
+        assert "instance discarded by a rule" in router.log.read_text()
+        (story,) = json.loads(router.get("/api/v1/trace?selector=2.25.71"))["instances"]
+        assert [event["what"] for event in story["events"]] == ["discarded"]
+    assert received(out) == {}
+
+
 def test_a_change_that_is_held_is_released_by_a_person_and_by_no_rule(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with RouterProcess(
@@ -107,7 +123,11 @@ async def test_what_is_decided_again_is_decided_by_the_rules_in_force_when_its_t
             return SimpleNamespace(decision=Decision(verdict=Verdict.ROUTE, version=rules.version))
 
     router = SimpleNamespace(
-        ledger=Ledger(), lanes={}, log=RecordingLog(), rules=lambda: SimpleNamespace(version=in_force[0])
+        ledger=Ledger(),
+        lanes={},
+        log=RecordingLog(),
+        rules=lambda: SimpleNamespace(version=in_force[0]),
+        intake=SimpleNamespace(decided=lambda decision: None),
     )
-    assert await Held(cast("Any", router)).release(None, None, "by an operator") == (BATCH + 1, 0)
+    assert await Held(cast("Any", router)).release(None, None, "by an operator") == Released(released=BATCH + 1)
     assert routed[BATCH - 1 :] == [(BATCH, "wrong"), (BATCH + 1, "right")]

@@ -250,7 +250,7 @@ def test_a_destination_that_is_named_twice_gets_a_released_instance_once(shown: 
     wait_for(lambda: shown.ask("GET", f"/api/v1/trace?selector={uid}").status == 200, 20, "the ledger to know it")
     asked = json.dumps({"selector": uid, "destinations": ["folder", "folder"]}).encode()
     answer = shown.ask("POST", "/api/v1/release", asked, Content_Type="application/json")
-    assert (answer.status, json.loads(answer.body)) == (200, {"released": 1, "still_held": 0})
+    assert (answer.status, json.loads(answer.body)) == (200, {"released": 1, "discarded": 0, "still_held": 0})
     story = json.loads(shown.ask("GET", f"/api/v1/trace?selector={uid}").body)["instances"][0]
     assert [delivery["destination"] for delivery in story["deliveries"]] == ["folder"]
 

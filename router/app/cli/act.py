@@ -101,7 +101,8 @@ def release(
     if as_json:
         print_json(found)
         return
-    click.echo(f"{found.get('released', 0)} released, {found.get('still_held', 0)} still held")
+    dropped = f"{found['discarded']} discarded by rules, " if found.get("discarded") else ""
+    click.echo(f"{found.get('released', 0)} released, {dropped}{found.get('still_held', 0)} still held")
 
 
 @click.command(short_help="Make the router read its rules again.")
