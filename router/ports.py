@@ -249,7 +249,7 @@ class Control(Protocol):
         """``instances``, the story of each: [{instance (its id), sop_instance, sop_class, study, series,
         accession, transfer_syntax, size, received, calling, called, address, verdict, rules, rule_version,
         deliveries [{destination, state, attempts, last_error, last_status, updated}], events [{at, what,
-        destination, detail}]}]. NotFound if there is none."""
+        destination, detail}]}]; ``total``, how many there are. NotFound if there is none."""
 
     async def explain(self, selector: str) -> Json:
         """What the rules in force would decide for a stored instance; the shape of ``Explanation`` in

@@ -127,7 +127,8 @@ class Attributes:
 
     def _unpack(self, kind: str, value: bytes) -> tuple[float, ...]:
         count = len(value) // struct.calcsize("=" + kind)
-        return struct.unpack_from(f"{'<' if self._little else '>'}{count}{kind}", value)
+        numbers = struct.unpack_from(f"{'<' if self._little else '>'}{count}{kind}", value)
+        return tuple(map(_as_written, numbers)) if kind == "f" else numbers
 
     def _read(self, vr: str, value: bytes) -> tuple[str, ...]:
         kind = _BINARY.get(vr)
@@ -160,6 +161,15 @@ class Attributes:
             value = self._values.get(SPECIFIC_CHARACTER_SET, ("CS", b""))[1]
             self._character_set = tuple(term.strip("\0 ") for term in value.decode("latin-1").split("\\"))
         return self._character_set
+
+
+def _as_written(number: float) -> float:
+    """The shortest decimal that is this number in single precision: 1.1, which a rule says, not 1.100000023841858."""
+    for digits in range(6, 9):
+        written = float(f"{number:.{digits}g}")
+        if struct.unpack("=f", struct.pack("=f", written))[0] == number:
+            return written
+    return number
 
 
 def _shortest(number: float, vr: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 
 import pytest
@@ -82,6 +83,7 @@ def test_text_is_trimmed_and_split_as_its_vr_asks(vr, value, expected):
         ("UV", "Q", ((1 << 64) - 1,), ("18446744073709551615",)),
         ("SV", "q", (-(1 << 63),), ("-9223372036854775808",)),
         ("FL", "f", (1.5, 2.0), ("1.5", "2")),
+        ("FL", "f", (1.1, -0.3, 3.4028235e38, 0.0), ("1.1", "-0.3", "3.4028235e+38", "0")),
         ("FD", "d", (0.1, 3.0), ("0.1", "3")),
     ],
 )
@@ -89,6 +91,14 @@ def test_binary_numbers(order, vr, code, values, shown):
     value = struct.pack(f"{order}{len(values)}{code}", *values)
     assert numbers(vr, value, little_endian=order == "<") == values
     assert texts(vr, value, little_endian=order == "<") == shown
+
+
+def test_every_number_in_single_precision_is_read_as_one_that_is_written_so():
+    bits = random.Random(1)
+    for _ in range(5000):
+        value = struct.pack("<I", bits.getrandbits(32))
+        for number in numbers("FL", value):
+            assert struct.pack("<f", number) == value
 
 
 def test_whole_numbers_keep_every_digit():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,10 @@ CASES: list[tuple[str, dict[str, Any], bool]] = [
     ('"0019,10ab" = [7, "seven"]', {"g0019_10ab": "seven"}, True),
     ('"0019,10ab" = { min = 7 }', {"g0019_10ab": "8"}, True),
     ('"0019,10ab" = { min = 7 }', {"g0019_10ab": "six"}, False),
+    # A number in single precision is what people wrote.
+    ("ExaminedBodyThickness = 1.1", {"ExaminedBodyThickness": struct.pack("<f", 1.1)}, True),
+    ("ExaminedBodyThickness = { max = 0.3 }", {"ExaminedBodyThickness": struct.pack("<f", 0.3)}, True),
+    ("ExaminedBodyThickness = 1.2", {"ExaminedBodyThickness": struct.pack("<f", 1.1)}, False),
     # Dates within the last days; within counts whole days.
     ('StudyDate = { within = "30d" }', {"StudyDate": "20260501"}, True),
     ('StudyDate = { within = "30d" }', {"StudyDate": "20260401"}, False),
