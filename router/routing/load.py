@@ -186,6 +186,13 @@ class _Reader:
             self.tests.append(test)
 
 
+def _looks_like_rules(file: FilePath) -> bool:
+    """A name such as ``10-ai.toml.txt``, which some editors make of ``10-ai.toml``; no copy that others keep."""
+    if ".toml" in file.name.lower() and not file.name.endswith("~"):
+        return True
+    return file.is_dir() and any(file.glob("*.toml"))
+
+
 def _rule_key_hint(key: str) -> str:
     try:
         subject_of(key)
@@ -232,7 +239,7 @@ def load(
             reader.problems[first:] = in_order(file.name, reader.problems[first:])
             reader.warnings[first_warning:] = in_order(file.name, reader.warnings[first_warning:])
             digest.update(file.name.encode() + b"\0" + content + b"\0")
-        elif file.suffix.lower() == ".toml" or (file.is_dir() and any(file.glob("*.toml"))):
+        elif _looks_like_rules(file):
             reader.warnings.append(f"{file.name}: is not read, only files right here whose names end in .toml are")
     if reader.problems:
         raise ConfigError(reader.problems)

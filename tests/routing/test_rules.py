@@ -251,3 +251,12 @@ def test_a_test_may_expect_that_no_rule_takes_the_object(on_no_match: str, tmp_p
 def test_whether_the_head_of_a_data_set_is_enough_to_decide(tmp_path: Path, match: str, known: bool) -> None:
     rules = rules_of(tmp_path, f'[[rule]]\nname = "one"\nmatch = {match}\nto = ["pacs"]\n')
     assert rules.of_head is known
+
+
+@pytest.mark.parametrize("name", ["10-ai.toml.txt", "10-AI.TOML", "10-ai.toml.off"])
+def test_what_looks_like_a_rule_file_and_is_not_read_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(one_rule('Modality = "CT"'))
+    for other in ("README.md", "a.toml~", ".a.toml.swp"):
+        (tmp_path / other).write_text("")
+    told = [warning for warning in rules_of(tmp_path, ADDING_UP).warnings if "is not read" in warning]
+    assert told == [f"{name}: is not read, only files right here whose names end in .toml are"]
