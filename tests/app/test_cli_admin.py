@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,21 @@ def test_a_refused_reload_exits_78_with_every_problem(router: Router) -> None:
     assert result.exit_code == 78
     assert result.stderr.splitlines() == problems
     assert json.loads(run(router, "reload", "--json").stdout) == {"reloaded": False, "problems": problems}
+
+
+def test_a_router_that_takes_long_is_not_called_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.app.cli.client.TIMEOUT", 0.2)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        result = CliRunner().invoke(cli, ["release", "--all", "--url", url])
+    assert result.exit_code == 75
+    assert "may go on" in result.output
+    assert "Is it running" not in result.output
+
+
+def test_the_address_is_read_of_a_file_that_an_editor_of_windows_saved(tmp_path: Path) -> None:
+    (tmp_path / "router.toml").write_bytes(b'\xef\xbb\xbf[admin]\r\nbind = "127.0.0.1:9999"\r\n')
+    assert admin_bind(tmp_path / "router.toml", {}) == "127.0.0.1:9999"
 
 
 def test_no_router_exits_69_and_says_what_to_do() -> None:

@@ -83,7 +83,7 @@ def _rules_nevertheless(path: Path | None, found: Checked) -> None:
     if path is None:
         return
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError):
         return
     destinations, rules = table.get("destinations", {}), table.get("rules", {})

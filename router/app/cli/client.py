@@ -65,6 +65,11 @@ class AdminClient:
                 raise _refused(error.code, error.read(1 << 20)) from None
         except (urllib.error.URLError, OSError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            if isinstance(reason, TimeoutError):
+                raise Failure(
+                    f"the router at {self.base} gave no answer within {TIMEOUT:.0f} s; what was asked of it may go on",
+                    exits.TRY_LATER,
+                ) from None
             text = getattr(reason, "strerror", None) or str(reason) or "no answer"
             raise Failure(
                 f"no router answers at {self.base}: {text}\n"
@@ -112,7 +117,7 @@ def admin_bind(config: Path | None, env: Mapping[str, str]) -> str:
     files = [] if config is None else [config, *sorted((config.parent / "conf.d").glob("*.toml"))]
     for path in files:
         try:
-            section = tomllib.loads(path.read_text("utf-8")).get("admin", {})
+            section = tomllib.loads(path.read_text("utf-8-sig")).get("admin", {})
         except (OSError, ValueError) as error:
             raise Failure(f"{path}: {error}", exits.BAD_CONFIG) from None
         if isinstance(section, dict) and isinstance(section.get("bind"), str):
