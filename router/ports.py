@@ -253,8 +253,9 @@ class Control(Protocol):
 
     async def explain(self, selector: str) -> Json:
         """What the rules in force would decide for a stored instance; the shape of ``Explanation`` in
-        ``explain`` of the command line: ``verdict``, ``destinations``, ``version``, ``rules`` [{name, matched,
-        because}]."""
+        ``explain`` of the command line: ``verdict``, ``destinations``, ``priority``, ``version``, ``rules`` [{name,
+        matched, because}], and which ``instance`` it is (of several, the newest). ``note``: what became of it, if that
+        is something else."""
 
     async def rules(self) -> Json:
         """``version``, ``loaded``, ``problems`` of the last reload, ``warnings``, ``rules`` [{name, file, to,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from router import __version__
 from router.errors import InvalidRequest, NotFound
 from router.ledger.queries import TRACED
-from router.model import InstanceInfo, parse_id
+from router.model import InstanceInfo, Verdict, format_id, parse_id
 from router.observe.logs import as_logged
 from router.ports import Json
 
@@ -134,9 +134,20 @@ class RouterControl:
             raise NotFound("no stored instance has this id or UID")
         explanation = await router.held.explain(router.rules(), *found)
         decision = explanation.decision
+        was, changes = await router.ledger.decided(found[0].id)
+        note = ""
+        if was == Verdict.HOLD != decision.verdict:
+            note = "it is held until dicom-router release" + (
+                ": other bytes came before under this SOP Instance UID" if changes else ""
+            )
+        elif was and was != decision.verdict:
+            note = f"when it was decided, it was {was}: other rules were in force"
         return {
+            "instance": format_id(found[0].id),
             "verdict": decision.verdict,
             "destinations": list(decision.destinations),
+            "priority": decision.priority.name.lower(),
+            "note": note,
             "version": decision.version,
             "rules": [
                 {"name": line.name, "matched": line.matched, "because": line.because} for line in explanation.rules

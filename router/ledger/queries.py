@@ -99,6 +99,14 @@ class Queries:
             ).fetchone()
         return Location(*row) if row is not None else None
 
+    def decided(self, instance: int) -> tuple[str, bool]:
+        """Verdict, and whether it changes what was received under its SOP Instance UID; an empty one if it has gone."""
+        with self._lock:
+            row = self._connection.execute(
+                "select verdict, supersedes is not null from instance where id=?", (instance,)
+            ).fetchone()
+        return (row[0], bool(row[1])) if row is not None else ("", False)
+
     def ready(self, destinations: list[str], now: float) -> list[str]:
         """Those to which a delivery may be tried now."""
         found = []

@@ -413,6 +413,10 @@ class SqliteLedger:
         """Of many, the first ``TRACED`` that matter."""
         return await asyncio.to_thread(self._queries.trace, key)
 
+    async def decided(self, instance: int) -> tuple[str, bool]:
+        """See ``Queries.decided``."""
+        return await asyncio.to_thread(self._queries.decided, instance)
+
     async def named(self, key: str) -> int:
         """How many instances ``trace`` would tell of if it told of all."""
         return await asyncio.to_thread(self._queries.named, key)

@@ -95,11 +95,14 @@ def test_a_change_that_is_held_is_released_by_a_person_and_by_no_rule(tmp_path: 
         router.post("/-/reload")
         other = store(router, "2.25.72")
         wait_for(lambda: held(router) == 2, 20, "an object without a rule to be held")
-        router.write_rules(EVERYTHING)
+        router.write_rules(EVERYTHING + 'priority = "stat"\n')
         router.post("/-/reload")
         wait_for(lambda: received(out).get("2.25.72") == [sha256(other)], 20, "that one to be released")
         assert received(out)["2.25.71"] == [sha256(first)]
         assert held(router) == 1, "no rule decides of a change"
+        explained = json.loads(router.get("/api/v1/explain?selector=2.25.71"))
+        assert (explained["verdict"], explained["priority"]) == ("route", "stat")
+        assert "it is held until dicom-router release: other bytes" in explained["note"]
         router.post("/api/v1/release", {})
         wait_for(lambda: sha256(second) in received(out)["2.25.71"], 20, "the change to be delivered")
 

@@ -140,7 +140,8 @@ def _tell(found: dict[str, Any]) -> None:
     priority = found.get("priority", "normal")
     text = f"{verdict}" + (f" to {destinations}" if destinations else "")
     click.secho(text + (f", priority {priority}" if priority != "normal" and destinations else ""), bold=True)
-    say(f"rules {found.get('version')}")
+    instance = f", of instance {found['instance']}" if found.get("instance") else ""
+    say(f"rules {found.get('version')}{instance}")
     rules = found.get("rules", ())
     width = max((len(str(rule.get("name"))) for rule in rules), default=0)
     for rule in rules:
