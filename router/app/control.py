@@ -17,6 +17,9 @@ from router.ports import Json
 if TYPE_CHECKING:
     from router.app.router import Router
 
+NOT_CONFIGURED = "not configured"
+"""The state of a destination that the configuration no longer has, and that something is still owed to."""
+
 
 def _selector(text: str) -> dict[str, Any]:
     """An instance id where it reads as one, and in any case what else may name instances: 13 characters of an accession
@@ -77,10 +80,11 @@ class RouterControl:
         }
 
     async def queue(self, destination: str | None, limit: int) -> Json:
-        if destination is not None:
+        destinations = await self._destinations(destination)
+        if destination is not None and not destinations:
             self._known(destination)
         return {
-            "destinations": await self._destinations(destination),
+            "destinations": destinations,
             "deliveries": await self._router.ledger.queue(destination, limit),
         }
 
@@ -110,6 +114,26 @@ class RouterControl:
                     "oldest_seconds": max(0.0, now - oldest[name]) if count and name in oldest else None,
                     "in_flight": lane.in_flight,
                     "associations": lane.associations,
+                    "dead_letters": dead.get(name, 0),
+                }
+            )
+        for name in sorted({*counts.strangers(router.lanes), *(dead.keys() - router.lanes.keys())}):
+            if only is not None and name != only:
+                continue
+            count, size = counts.open.get(name, (0, 0))
+            rows.append(
+                {
+                    "name": name,
+                    "url": "",
+                    "state": NOT_CONFIGURED,
+                    "reason": "name it in router.toml again and restart: what it is owed waits for that",
+                    "since": router.started,
+                    "next_attempt_in": None,
+                    "waiting": count,
+                    "bytes": size,
+                    "oldest_seconds": max(0.0, now - oldest[name]) if count and name in oldest else None,
+                    "in_flight": 0,
+                    "associations": 0,
                     "dead_letters": dead.get(name, 0),
                 }
             )
@@ -201,10 +225,10 @@ class RouterControl:
         return asdict(await self._router.held.release(wanted, destinations, "by an operator"))
 
     async def dead_letters(self, destination: str | None, limit: int) -> Json:
-        if destination is not None:
+        dead = await self._router.ledger.dead_by_destination()
+        if destination is not None and destination not in dead:
             self._known(destination)
         rows = await self._router.ledger.dead_letters(destination, limit)
-        dead = await self._router.ledger.dead_by_destination()
         total = sum(dead.values()) if destination is None else dead.get(destination, 0)
         return {"dead_letters": rows, "total": total}
 

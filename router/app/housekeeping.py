@@ -95,7 +95,14 @@ class Housekeeping:
             age = max(0.0, now - oldest[name]) if count and name in oldest else 0.0
             self.metrics.set_queue(name, count, size, age)
             if self.share.worker == 0:
-                self._tell_age(name, lane, count, age)
+                self._tell_age(name, count, age, lane)
+        strangers = {}
+        for name in counts.strangers(self.lanes):
+            count, size = counts.open[name]
+            strangers[name] = count, size, max(0.0, now - oldest.get(name, now))
+            if self.share.worker == 0:
+                self._tell_age(name, count, strangers[name][2])
+        self.metrics.set_strangers(strangers)
         self.metrics.set_held(counts.held, counts.dead)
         usage = self.spool.usage()
         self.metrics.set_spool(usage.bytes, usage.free_bytes)
@@ -134,12 +141,13 @@ class Housekeeping:
         for name in destinations & self.lanes.keys():
             self.lanes[name].count_anew()
 
-    def _tell_age(self, name: str, lane: Lane, count: int, age: float) -> None:
+    def _tell_age(self, name: str, count: int, age: float, lane: Lane | None = None) -> None:
+        """``lane``: None of a destination that is not configured."""
         told = self._told.get(name, 0.0)
         reached = next((limit for limit, _ in AGES if age >= limit), 0.0)
         if reached > told:
             text = dict(AGES)[reached]
-            reason = lane.status().reason
+            reason = "not configured" if lane is None else lane.status().reason
             self.log.warning("deliveries are late", destination=name, waiting=count, older_than=text, reason=reason)
         self._told[name] = reached
 

@@ -335,11 +335,13 @@ class Router:
 
     def _warn_of_strangers(self) -> None:
         """Deliveries to destinations that the configuration no longer has wait for ever: somebody should know."""
-        for name, (count, _) in self.ledger.counts.open.items():
-            if count and name not in self.lanes:
-                self.log.error(
-                    "deliveries wait for a destination that is not configured", destination=name, waiting=count
-                )
+        counts = self.ledger.counts
+        for name in counts.strangers(self.lanes):
+            self.log.error(
+                "deliveries wait for a destination that is not configured",
+                destination=name,
+                waiting=counts.open[name][0],
+            )
 
     async def stuck(self, patience: float) -> str:
         """What makes no progress although there is work for it; empty if all does. Does not return while the ledger

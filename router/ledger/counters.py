@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from router.model import LOG_SEGMENTS
@@ -27,6 +27,10 @@ class Counters:
         entry = self.open.setdefault(destination, [0, 0])
         entry[0] += count
         entry[1] += size
+
+    def strangers(self, destinations: Container[str]) -> list[str]:
+        """What something is owed to and is none of these ``destinations``."""
+        return [name for name, (count, _) in list(self.open.items()) if count and name not in destinations]
 
     def keep(self, segment: int, size: int) -> None:
         """A record of ``size`` bytes is settled; it is unsettled or gone if negative."""

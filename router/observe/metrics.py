@@ -1,6 +1,7 @@
 """Every metric of the router, by the names that dashboards rely on.
 
-Labels come from closed sets: the destinations, listeners, peers and rules of the configuration, and statuses and
+Labels come from closed sets: the destinations, listeners, peers and rules of the configuration (of destinations also
+those that it had when something was owed to them), and statuses and
 reasons that we choose ourselves. Whatever a peer says becomes ``unknown``, so traffic adds no series, and nothing here
 is ever a UID or anything of a patient.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -141,6 +142,7 @@ class RouterMetrics:
         self.lag_seconds = Histogram(LAG_SECONDS)
         self._peers = tuple(peers)
         self._lanes: dict[str, DestinationMetrics] = {}
+        self._strangers: Mapping[str, tuple[int, int, float]] = {}
         self._listeners: dict[str, ListenerCounters] = {}
         self._rules = dict.fromkeys(rules, 0)
         self._held = 0
@@ -183,6 +185,10 @@ class RouterMetrics:
     def set_queue(self, destination: str, depth: int, size: int, oldest: float) -> None:
         """Deliveries not yet done: how many, their bytes, the age of the oldest in seconds (0 if there is none)."""
         self.lane(destination).queue = (depth, size, oldest)
+
+    def set_strangers(self, queues: Mapping[str, tuple[int, int, float]]) -> None:
+        """The same of all destinations that something is owed to and that the configuration no longer has."""
+        self._strangers = queues
 
     def set_held(self, held: int, dead: int) -> None:
         """Instances that wait for a person, and deliveries given up."""
@@ -311,6 +317,10 @@ class RouterMetrics:
         yield early
         yield size
         yield seconds
+
+        for name, queue in self._strangers.items():
+            lanes.append((name, stranger := DestinationMetrics(self)))
+            stranger.queue, stranger.is_up = queue, False
 
         def gauge(name: str, text: str, value: Callable[[DestinationMetrics], float]) -> GaugeMetricFamily:
             family = GaugeMetricFamily(name, text, labels=["destination"])

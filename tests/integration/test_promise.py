@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,37 @@ def test_a_destination_that_is_down_gets_everything_when_it_returns(tmp_path: Pa
             wait_for(lambda: arrived(late, sent), 60, "delivery after the destination returned")
         wait_for(lambda: router.metric("dicom_router_queue_depth") == 0, 20, "an empty queue")
         assert router.metric("dicom_router_dead_letters") == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_waits_for_a_destination_that_is_not_configured_any_more_is_shown(tmp_path: Path, workers: int) -> None:
+    destinations = {"archive": f"file://{tmp_path / 'archive'}", "gone": f"dicom://GONE@127.0.0.1:{free_port()}"}
+    router = RouterProcess(tmp_path / "router", destinations, workers=workers)
+    router.start()
+    sent = send(router, 3)
+    wait_for(lambda: arrived(tmp_path / "archive", sent), 20, "delivery to the folder")
+    wait_for(lambda: router.metric("dicom_router_queue_depth", destination="gone") == 3, 20, "the queue to show")
+    assert router.stop() == 0
+    with_it = router.config.read_text()
+    router.config.write_text(with_it.replace(f'[destinations.gone]\nurl = "{destinations["gone"]}"\n', ""))
+    router.write_rules('[[rule]]\nname = "everything"\nto = ["archive"]\n')
+    router.start()
+    wait_for(lambda: router.metric("dicom_router_queue_depth", destination="gone") == 3, 20, "the queue to show")
+    assert router.metric("dicom_router_queue_oldest_seconds", destination="gone") > 0
+    assert 'dicom_router_destination_up{destination="gone"} 0.0' in router.get("/metrics")
+    rows = {row["name"]: row for row in json.loads(router.get("/api/v1/status"))["destinations"]}
+    assert list(rows) == ["archive", "gone"]
+    assert (rows["gone"]["state"], rows["gone"]["waiting"]) == ("not configured", 3)
+    assert "restart" in rows["gone"]["reason"]
+    assert min(sent) in router.cli("queue", "gone", "-c", str(router.config)).stdout
+    with pytest.raises(urllib.error.HTTPError):
+        router.get("/api/v1/queue?destination=never")
+    assert router.stop() == 0
+    # Named again, in another place, it has what it is owed.
+    router.config.write_text(with_it.replace(destinations["gone"], f"file://{tmp_path / 'gone'}"))
+    router.start()
+    wait_for(lambda: arrived(tmp_path / "gone", sent), 20, "delivery to where it is now")
+    assert router.stop() == 0
 
 
 def test_what_waits_survives_kill_9_and_a_lost_ledger(tmp_path: Path) -> None:

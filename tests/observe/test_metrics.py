@@ -117,6 +117,19 @@ def test_receiving() -> None:
     assert found["dicom_router_store_seconds_sum"] == pytest.approx(0.204)
 
 
+def test_what_a_destination_is_owed_that_is_not_configured_any_more() -> None:
+    metrics = make()
+    metrics.set_strangers({"gone": (3, 900, 60.0)})
+    found = samples(metrics)
+    assert found["dicom_router_queue_depth{destination=gone}"] == 3
+    assert found["dicom_router_queue_bytes{destination=gone}"] == 900
+    assert found["dicom_router_queue_oldest_seconds{destination=gone}"] == 60
+    assert found["dicom_router_destination_up{destination=gone}"] == 0
+    assert found["dicom_router_destination_up{destination=pacs}"] == 1
+    metrics.set_strangers({})
+    assert not [name for name in samples(metrics) if "gone" in name]
+
+
 def test_delivering() -> None:
     metrics = make()
     lane: LaneMetrics = metrics.lane("pacs")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 COLOURS = {"up": "green", "done": "green", "running": "green", "resting": "red", "dead": "red", "probing": "yellow"} | {
+    "not configured": "red",
     "paused": "yellow",
     "held": "yellow",
     "hold": "yellow",

@@ -11,7 +11,7 @@ from typing import Any
 
 from router.ports import Json
 
-STATES = ("up", "probing", "resting", "paused")
+STATES = ("up", "probing", "resting", "paused", "not configured")
 """Of a destination, the worst last."""
 
 
@@ -53,8 +53,13 @@ def destination(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def destinations(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of ``status`` and ``queue``; every worker has the same ones in the same order."""
-    return [destination(rows) for rows in zip(*(one["destinations"] for one in found), strict=True)]
+    """Of ``status`` and ``queue``; every worker has those of the configuration, and of others what the ledger said when
+    it looked."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for one in found:
+        for row in one["destinations"]:
+            rows.setdefault(row["name"], []).append(row)
+    return [destination(several) for several in rows.values()]
 
 
 def status(found: Sequence[Mapping[str, Any]]) -> Json:

@@ -67,7 +67,7 @@ function button(label, act) {
   return made;
 }
 
-const COLOURS = { up: "good", resting: "bad", probing: "warn", paused: "warn" };
+const COLOURS = { up: "good", resting: "bad", "not configured": "bad", probing: "warn", paused: "warn" };
 
 function showStatus(status) {
   byId("node").textContent = `${status.node || ""} ${status.version || ""}`;
@@ -79,8 +79,8 @@ function showStatus(status) {
   byId("problems").replaceChildren(...(rules.problems || []).map((problem) => element("li", problem)));
   byId("destinations").replaceChildren(...(status.destinations || []).map((lane) => {
     const path = `/api/v1/destinations/${encodeURIComponent(lane.name)}`;
-    const action = lane.state === "up" || lane.state === "probing"
-      ? button("Pause", () => ask(`${path}/pause`, { reason: "console" }))
+    const action = lane.state === "not configured" ? text("")
+      : lane.state === "up" || lane.state === "probing" ? button("Pause", () => ask(`${path}/pause`, { reason: "console" }))
       : button("Resume", () => ask(`${path}/resume`, {}));
     return row(text(lane.name), text(lane.state, COLOURS[lane.state]), number(lane.waiting), text(size(lane.bytes), "number"),
       text(lane.waiting ? age(lane.oldest_seconds) : "", "number"), number(lane.dead_letters), text(lane.reason), action);

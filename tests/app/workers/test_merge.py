@@ -51,6 +51,12 @@ def test_of_a_destination_the_worker_that_fares_worst_is_shown() -> None:
     assert merge.destination([lane(state="probing"), lane()])["state"] == "probing"
 
 
+def test_one_worker_may_know_of_a_destination_that_is_not_configured_and_another_not_yet() -> None:
+    gone = lane(name="gone", state="not configured", waiting=3, oldest_seconds=9.0)
+    merged = merge.status([status(), status(destinations=[lane(), gone]), status(destinations=[lane(), gone])])
+    assert merged["destinations"] == [lane(), gone]
+
+
 def test_workers_with_different_rules_are_told_of() -> None:
     one = {
         "version": "v1",
