@@ -39,7 +39,7 @@ class Times:
 
 
 def run(folder: Path, tools: Path, size: int, rate: int, destination: str, number: int) -> Times:
-    """One object through a router of its own. Raises RuntimeError unless it arrives as it was sent."""
+    """One object through a router of its own. Raises RuntimeError, TimeoutError unless it arrives as it was sent."""
     folder.mkdir(parents=True)
     sink = Sink(tools, 1, folder / "sink.log")
     work = Work(

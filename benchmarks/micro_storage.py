@@ -77,12 +77,17 @@ async def spool(folder: Path, size: int, count: int, at_once: int) -> tuple[floa
             over.set_result(None)
 
     def failed(entries: Sequence[SpoolEntry], problem: Exception) -> None:
-        over.set_exception(problem)
+        if not over.done():
+            over.set_exception(problem)
+        for _ in entries:
+            room.release()  # who waits for room looks whether it is over
 
     store.start(loop, synced=synced, failed=failed)
     began, cpu = time.perf_counter(), time.process_time()
     for number in range(1, count + 1):
         await room.acquire()
+        if over.done():
+            break
         store.submit(Entry(info_of(number, size, checksum), chunks))
     await over
     result = count / (time.perf_counter() - began), (time.process_time() - cpu) / count
@@ -107,9 +112,10 @@ async def ledger(folder: Path, count: int, at_once: int) -> tuple[float, float]:
         future: asyncio.Future[list[Outcome]] = loop.create_future()
 
         def done(results: object, future: asyncio.Future[list[Outcome]] = future) -> None:
-            if not isinstance(results, list):
-                raise RuntimeError(str(results))
-            loop.call_soon_threadsafe(future.set_result, [d for result in results for d in result.deliveries])
+            if isinstance(results, list):
+                loop.call_soon_threadsafe(future.set_result, [d for result in results for d in result.deliveries])
+            else:
+                loop.call_soon_threadsafe(future.set_exception, RuntimeError(str(results)))
 
         book.record(receipts, done, position=LogPosition(1, start), owed=True)
         for delivery in await future:

@@ -24,6 +24,8 @@ def groups(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]
     """Rows of one comparison together, the fastest first."""
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
+        if not row["rate"]:
+            continue  # no round of it was whole
         found.setdefault((row["size"], row["destinations"]), []).append(row)
     titles = {0: "received", 1: "delivered to 1 destination"}
     return [

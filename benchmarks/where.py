@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.flow import SIZES, SYSTEMS, Work, build_tools, run, study
+from benchmarks.flow import SIZES, SYSTEMS, Work, build_tools, faults, run, study
 
 LEAST_CALLS = 0.02
 """Per object; what is rarer is left out."""
@@ -112,7 +112,7 @@ class Runs:
         self.pid = 0
 
     def run(self, watch: Watch) -> float:
-        """Objects per second of one run. Raises RuntimeError if any was lost or damaged."""
+        """Objects per second of one run. Raises RuntimeError if it was not whole."""
         self._number += 1
 
         @contextlib.contextmanager
@@ -130,8 +130,8 @@ class Runs:
                 per_association=study(self.objects, self._associations), first=self._number * 1_000_000,
             ),
         )  # fmt: skip
-        if figures.lost or figures.damaged or figures.failures:
-            raise RuntimeError(f"{figures.lost} lost, {figures.damaged} damaged, {figures.failures} failed")
+        if not figures.whole:
+            raise RuntimeError(f"not everything was answered and arrived once, as it was: {faults([figures])}")
         return figures.rate
 
 

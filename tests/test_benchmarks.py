@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks import flow
 from benchmarks.picture import draw
 from benchmarks.where import calls_in, shares_in
 from tests.support.peers import require
@@ -29,6 +35,36 @@ def test_the_flow_benchmark_delivers_everything_byte_identical(tmp_path: Path) -
         )  # fmt: skip
         assert result.returncode == 0, result.stdout + result.stderr
         assert {line.split()[2] for line in result.stdout.splitlines() if line.startswith(size)} == set(systems)
+
+
+@contextlib.contextmanager
+def refuses(work: flow.Work) -> Iterator[tuple[int, str, list[int]]]:
+    """Nobody listens any more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield port, "NOBODY", []
+
+
+@contextlib.contextmanager
+def forgets(work: flow.Work) -> Iterator[tuple[int, str, list[int]]]:
+    """It answers 0x0000, and sends nothing on."""
+    with flow.limit(replace(work, sinks=[])) as found:
+        yield found
+
+
+@pytest.mark.parametrize(("system", "wrong"), [(refuses, "failures"), (forgets, "lost")])
+def test_a_round_in_which_something_is_missing_is_in_no_median(
+    system: flow.System, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require("cc")
+    monkeypatch.setitem(flow.SYSTEMS, "storescp", system)
+    monkeypatch.setattr(flow, "PATIENCE", 0.5)
+    arguments = ["--systems", "storescp", "--sizes", "16KiB", "--destinations", "1", "--scale", "0.01", "--rounds", "2"]
+    code = flow.main([*arguments, "--folder", str(tmp_path), "--json", str(tmp_path / "flow.json")])
+    (row,) = json.loads((tmp_path / "flow.json").read_text())["rows"]
+    assert (code, row["rate"], row["rounds"], row["whole"], row[wrong]) == (1, 0.0, 2, 0, 80)
+    assert "40 x 0 of 2" in capsys.readouterr().out
+    assert "<rect x=" not in draw({"machine": {"cpus": 2, "date": "2026-01-31"}, "rows": [row]})
 
 
 def test_rules_are_measured_by_themselves() -> None:

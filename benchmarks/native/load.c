@@ -140,7 +140,8 @@ static void *run(void *arg) {
             if (rsp[0] == 4 && length <= 4096 && !recv_all(fd, rsp, length))
                 for (uint32_t i = 6; i + 8 <= length;) {
                     uint32_t k; memcpy(&k, rsp + i + 4, 4);
-                    if (rsp[i + 2] == 0 && rsp[i + 3] == 9) status = rsp[i + 8] | rsp[i + 9] << 8;
+                    if (k > length - i - 8) { status = -1; break; }
+                    if (rsp[i + 2] == 0 && rsp[i + 3] == 9 && k == 2) status = rsp[i + 8] | rsp[i + 9] << 8;
                     i += 8 + k;
                 }
         }
@@ -169,7 +170,7 @@ int main(int argc, char **argv) {
     for (long i = 0; i < associations; i++) pthread_create(&threads[i], NULL, run, (void *)i);
     for (int i = 0; i < associations; i++) pthread_join(threads[i], NULL);
     double dt = now_s() - t0;
-    fclose(logfile);
+    if (ferror(logfile) | fclose(logfile)) { perror("load: log"); return 1; }
     printf("{\"seconds\": %.6f, \"objects\": %ld, \"failures\": %ld}\n", dt, objects, (long)failures);
     return 0;
 }
