@@ -308,6 +308,27 @@ def test_doctor_says_what_is_wrong_with_a_place_or_a_port(tmp_path: Path) -> Non
     assert findings["port"].verdict == doctor.BAD
 
 
+def test_doctor_looks_at_the_configuration_that_would_be_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "router.toml").write_text('[[listen]]\nbind = "127.0.0.1:1"\n[spool]\nreserve_associations = "1KiB"\n')
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "node.toml").write_text('[node]\ndata_dir = "elsewhere"\n')
+    monkeypatch.setenv("DICOM_ROUTER__ADMIN__BIND", "127.0.0.1:2")
+    setting = doctor._setting(tmp_path / "router.toml")
+    assert setting == doctor.Setting(tmp_path / "elsewhere", ("127.0.0.1:1", "127.0.0.1:2"), (), 1024)
+    assert doctor._setting(None).binds == ("127.0.0.1:11112", "127.0.0.1:2")
+
+
+@pytest.mark.parametrize(("reserve", "verdict"), [(0, doctor.FINE), (1 << 60, doctor.WARN)])
+def test_doctor_warns_of_a_disk_that_the_router_would_refuse_senders_for(
+    reserve: int, verdict: str, tmp_path: Path
+) -> None:
+    found = {finding.subject: finding for finding in doctor.examine(doctor.Setting(tmp_path, (), (), reserve))}
+    assert found["room"].verdict == verdict
+    assert "senders are refused below" in found["room"].text
+
+
 def test_doctor_looks_whether_the_files_of_tls_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "router.toml").write_text('[[listen]]\nbind = "127.0.0.1:1"\ntls = { key = "key.pem", ca = 5 }\n')
     setting = doctor._setting(tmp_path / "router.toml")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import resource
-import shutil
 import socket
 import ssl
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,13 +19,14 @@ import click
 
 from router.app.cli import exits
 from router.app.cli.options import config_option, find_config, json_option, print_json
+from router.model import SpoolSettings
+from router.spool.space import Space
 
 FINE, WARN, BAD = "ok", "warning", "bad"
 OPEN_FILES = 65_536
 SYNCS = 20
 SLOW_SYNC = 0.02
 """Seconds; slower than a worn disk, so it is a network or a virtual one without a cache."""
-FREE_BYTES = 5_000_000_000
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre", "afs"))
 VOLATILE = frozenset(("tmpfs", "ramfs"))
 NATIVE = ("_fastpdu", "_fastdimse", "_walker", "_blocks", "_wire", "_disk", "_lanes", "_record", "_histogram")
@@ -48,6 +47,8 @@ class Setting:
     data_dir: Path
     binds: tuple[str, ...]
     tls_files: tuple[Path, ...] = ()
+    reserve: int | None = None
+    """[spool] reserve_associations, bytes; None: the default."""
 
 
 @click.command(short_help="Is this machine fit to run a router?")
@@ -74,22 +75,42 @@ def doctor(config: Path | None, as_json: bool) -> None:
 
 
 def _setting(config: Path | None) -> Setting:
-    table: dict[str, Any] = {}
+    from router.app.config_source import ConfigSource
+
+    source = ConfigSource()
     if config is not None:
-        try:
-            table = tomllib.loads(config.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise exits.Failure(f"{config}: {error}", exits.BAD_CONFIG) from None
-    node, listen, admin = table.get("node"), table.get("listen"), table.get("admin")
-    where = node.get("data_dir") if isinstance(node, dict) else None
-    sections = [*(listen if isinstance(listen, list) else ()), admin]
-    binds = [section.get("bind") for section in sections if isinstance(section, dict)]
-    folder = Path(os.environ.get("DICOM_ROUTER__NODE__DATA_DIR") or (where if isinstance(where, str) else "var"))
+        for file in (config, *sorted((config.parent / "conf.d").glob("*.toml"))):
+            source.add(file)
+    source.environment(os.environ)
+    if source.problems:
+        raise exits.Failure("\n".join(source.problems), exits.BAD_CONFIG)
+    table = source.values
+    listen = table.get("listen")
+    listeners = [one for one in listen if isinstance(one, dict)] if isinstance(listen, list) else [{}]
+    binds = [one.get("bind", "127.0.0.1:11112") for one in listeners]
+    binds.append(_of(table, "admin", "bind", "127.0.0.1:9180"))
+    folder = _of(table, "node", "data_dir", "var")
     return Setting(
-        config.parent / folder if config is not None else folder,
-        tuple(bind for bind in binds if isinstance(bind, str)) or ("127.0.0.1:11112", "127.0.0.1:9180"),
+        (config.parent if config is not None else Path()) / (folder if isinstance(folder, str) else "var"),
+        tuple(bind for bind in binds if isinstance(bind, str)),
         tuple(_tls_files(config, table)),
+        _bytes(_of(table, "spool", "reserve_associations", None)),
     )
+
+
+def _of(table: dict[str, Any], section: str, key: str, default: Any) -> Any:
+    keys = table.get(section)
+    return keys.get(key, default) if isinstance(keys, dict) else default
+
+
+def _bytes(value: Any) -> int | None:
+    """What is no number of bytes is a matter of ``check``."""
+    from router.routing.values import size_in_bytes
+
+    try:
+        return int(size_in_bytes(value)) if isinstance(value, str) else value if isinstance(value, int) else None
+    except ValueError:
+        return None
 
 
 def _tls_files(config: Path | None, table: dict[str, Any]) -> Iterator[Path]:
@@ -111,7 +132,7 @@ def examine(setting: Setting) -> Iterator[Finding]:
     yield _loop()
     yield _open_files()
     yield _tls(setting.tls_files)
-    yield from _disk(setting.data_dir)
+    yield from _disk(setting.data_dir, setting.reserve)
     for bind in setting.binds:
         yield _port(bind)
 
@@ -160,7 +181,7 @@ def _tls(files: tuple[Path, ...]) -> Finding:
     return Finding("tls", FINE, f"{ssl.OPENSSL_VERSION}, {len(set(files))} files")
 
 
-def _disk(folder: Path) -> Iterator[Finding]:
+def _disk(folder: Path, reserve: int | None) -> Iterator[Finding]:
     place = folder.absolute()
     while not place.exists():
         place = place.parent
@@ -173,13 +194,14 @@ def _disk(folder: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding("file system", FINE, f"{folder} is on {kind or 'an unknown file system'}")
-    free = shutil.disk_usage(place).free
-    room = f"{free / 1e9:.1f} GB free at {folder}"
-    yield Finding(
-        "room",
-        FINE if free >= FREE_BYTES else WARN,
-        room if free >= FREE_BYTES else f"{room}: senders are refused soon",
-    )
+    space = Space(place, SpoolSettings(reserve_associations=reserve))
+    space.refresh()
+    room, floor = f"{space.free / 1e9:.1f} GB free at {folder}", f"{space.associations_floor / 1e9:.1f} GB"
+    if space.below_associations_floor():
+        text = f"{room}: senders are refused below {floor} ([spool] reserve_associations); make room"
+        yield Finding("room", WARN, text)
+    else:
+        yield Finding("room", FINE, f"{room}; senders are refused below {floor}")
     try:
         seconds = sync_time(place)
     except OSError as error:
