@@ -21,6 +21,8 @@ from router.routing import RuleSet
 
 LOOK_EVERY = 5.0
 """Seconds between attempts to watch a folder that cannot be watched."""
+RESTART = "destinations are those that router.toml had when the router started: restart it to have others"
+"""Beside an unknown destination, which somebody may just have added there."""
 
 
 class RulesInForce:
@@ -69,7 +71,8 @@ class RulesInForce:
                 if fresh.version != self.current.version:
                     await self._announce(fresh)
             except ConfigError as error:
-                return self._refused(error.problems)
+                unknown = any("unknown destination" in problem for problem in error.problems)
+                return self._refused([*error.problems, *([RESTART] if unknown else [])])
             except LedgerError as error:
                 return self._refused([f"the change cannot be recorded: {error}"])
             except Exception as error:

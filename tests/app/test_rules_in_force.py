@@ -60,6 +60,16 @@ async def test_other_rules_are_announced_before_they_are_in_force(tmp_path: Path
     assert case.told[1:] == ["announced: after", "reloaded: True", "in force: after"]
 
 
+async def test_whoever_has_just_added_a_destination_hears_that_it_needs_a_restart(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    (tmp_path / "10-test.toml").write_text('[[rule]]\nname = "after"\nto = ["pacs"]\n')
+    problem, hint = await case.rules.reload()
+    assert problem == '10-test.toml:3:7: rule "after": to.0: unknown destination "pacs", there are: archive'
+    assert "restart" in hint
+    (tmp_path / "10-test.toml").write_text('[[rule]]\nname = "after"\ntoo = ["archive"]\n')
+    assert not [problem for problem in await case.rules.reload() if "restart" in problem]
+
+
 async def test_rules_that_cannot_be_announced_do_not_come_into_force(tmp_path: Path) -> None:
     case = Case(tmp_path)
     case.failing = True

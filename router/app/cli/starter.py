@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ROUTER_TOML = """\
 #:schema ./router.schema.json
+# For editors that complete and check: dicom-router schema > router.schema.json, in this folder.
 # dicom-router. Try: dicom-router check, then dicom-router run.
 # Unknown keys are errors. conf.d/*.toml beside this file is merged; DICOM_ROUTER__NODE__NAME=... overrides [node] name.
 
