@@ -25,7 +25,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/dicom-router/.venv/bin/dicom-router", sys.executable))
+    unit.write_text(UNIT.read_text().replace("/opt/dicom-router/bin/dicom-router", sys.executable))
     done = analyze("verify", "--man=no", str(unit))
     assert done.stdout + done.stderr == "" and done.returncode == 0
 
