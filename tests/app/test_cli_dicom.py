@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,6 +187,33 @@ def test_folders_are_searched_and_what_is_no_dicom_is_passed_over(scp: Scp, tmp_
     assert result.exit_code == 0, result.output
     assert [uid for uid, _ in scp.got] == expected
     assert "3  passed over" in result.output
+
+
+def test_nothing_to_send_is_no_success(scp: Scp, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    result = run("send", scp.address, str(tmp_path))
+    assert result.exit_code == 1
+    assert "nothing to send" in result.stderr
+    assert "1  passed over" in result.stdout
+
+
+def test_a_folder_that_cannot_be_searched_is_a_failure(
+    scp: Scp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    shutil.copy(CT, tmp_path / "ct.dcm")
+    look = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path) == closed:  # whoever runs this may be root, whom no mode keeps out
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = run("send", scp.address, str(tmp_path))
+    assert (result.exit_code, len(scp.got)) == (1, 1)
+    assert f"{closed}: cannot be searched: Permission denied" in result.stderr
 
 
 def test_a_named_file_that_is_no_dicom_is_an_error(scp: Scp, tmp_path: Path) -> None:

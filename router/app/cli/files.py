@@ -39,17 +39,20 @@ class NoDicom:
     path: Path
     why: str
     named: bool
-    """The command line named this very file, so it is an error rather than something to pass over."""
+    """The command line named this very file, or nobody could look: an error rather than something to pass over."""
 
 
 def find(paths: Iterable[Path]) -> Iterator[DicomFile | NoDicom]:
     """Every file of the paths, folders with all that is below them, in name order."""
     for path in paths:
         if path.is_dir():
-            for folder, folders, names in os.walk(path):
+            closed: list[OSError] = []
+            for folder, folders, names in os.walk(path, onerror=closed.append):
                 folders.sort()
                 for name in sorted(names):
                     yield read_head(Path(folder, name), named=False)
+            for error in closed:
+                yield NoDicom(Path(error.filename), f"cannot be searched: {error.strerror}", True)
         else:
             yield read_head(path, named=True)
 

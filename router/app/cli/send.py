@@ -246,8 +246,9 @@ def send(
 ) -> None:
     """C-STORE files, and all that is in folders, to a peer: data sets byte for byte, each in its own transfer syntax.
 
-    Files that are no DICOM are passed over in folders, and are errors when named. Exits 0 if everything was answered
-    with success or a warning, 69 if the peer cannot be reached, 75 if it is busy or full, 1 otherwise.
+    Files that are no DICOM are passed over in folders, and are errors when named. Exits 0 if there was something and
+    all of it was answered with success or a warning, 69 if the peer cannot be reached, 75 if it is busy or full, 1
+    otherwise.
 
     \b
     Examples:
@@ -281,6 +282,8 @@ def send(
             report.failures.append((item.path, item.why))
         else:
             report.skipped += 1
+    if not files and not report.failures:
+        report.stopped = Failure("nothing to send: no DICOM files there")
     if files:
         _send(
             found,
