@@ -212,7 +212,7 @@ class RouterControl:
     async def resend(self, selector: str, destination: str | None) -> Json:
         if destination is not None:
             self._known(destination)
-        counts = await self._router.ledger.resend(_selector(selector), destination)
+        counts = await self._router.ledger.resend(_selector(selector), destination, self._router.lanes)
         if not counts and await self._router.ledger.find(_selector(selector)) is None:
             raise NotFound("no stored instance has this id, UID or accession number")
         self._wake(counts)
@@ -235,7 +235,7 @@ class RouterControl:
     async def retry_dead(self, destination: str | None, deliveries: Sequence[int] | None) -> Json:
         if destination is not None:
             self._known(destination)
-        counts = await self._router.ledger.retry_dead(deliveries, destination)
+        counts = await self._router.ledger.retry_dead(deliveries, destination, self._router.lanes)
         self._wake(counts)
         return {"retried": sum(counts.values())}
 

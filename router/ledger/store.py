@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -796,8 +796,14 @@ class Store:
         )
         return instance_of(row)
 
-    def resend(self, selector: dict[str, Any], destination: str | None, now: float) -> dict[str, int]:
-        """Deliver again what was delivered or given up; to ``destination`` also if it was never owed there."""
+    def resend(
+        self, selector: dict[str, Any], destination: str | None, now: float, among: Collection[str] | None = None
+    ) -> dict[str, int]:
+        """Deliver again what was delivered or given up; to ``destination`` also if it was never owed there.
+
+        Args:
+            among: Without a ``destination``: only to these. None: wherever it was owed.
+        """
         counts: dict[str, int] = {}
         for instance, size in self.select(selector):
             rows = {
@@ -806,7 +812,7 @@ class Store:
                     "select id, dest, state from delivery where instance_id=?", (instance,)
                 )
             }
-            wanted = [destination] if destination is not None else list(rows)
+            wanted = [destination] if destination is not None else [n for n in rows if among is None or n in among]
             for name in wanted:
                 found = rows.get(name)
                 if found is None:
@@ -832,10 +838,18 @@ class Store:
         for name, count in counts.items():
             self.audit.operator(now, action, destination=name, count=count)
 
-    def retry_dead(self, ids: Sequence[int] | None, destination: str | None, now: float) -> dict[str, int]:
-        """Dead letters are ready again: all of them, those of a destination, or by delivery id."""
+    def retry_dead(
+        self, ids: Sequence[int] | None, destination: str | None, now: float, among: Collection[str] | None = None
+    ) -> dict[str, int]:
+        """Dead letters are ready again: all of them, those of a destination, or by delivery id.
+
+        Args:
+            among: Only those of these destinations. None: of any.
+        """
         counts: dict[str, int] = {}
         for delivery, name, instance, size in self._dead(ids, destination):
+            if among is not None and name not in among:
+                continue
             self._requeue(delivery, now)
             self._unsettle(instance)
             self.delta.dead -= 1

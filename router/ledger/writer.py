@@ -15,7 +15,7 @@ import errno
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
@@ -320,11 +320,17 @@ class SqliteLedger:
     async def relocate(self, number: int, old: Location, new: Location) -> bool:
         return await self._call(lambda store, now: store.relocate(number, old, new))
 
-    async def resend(self, selector: dict[str, Any], destination: str | None) -> dict[str, int]:
-        return await self._call(lambda store, now: store.resend(selector, destination, now))
+    async def resend(
+        self, selector: dict[str, Any], destination: str | None, among: Collection[str] | None = None
+    ) -> dict[str, int]:
+        """See ``Store.resend``."""
+        return await self._call(lambda store, now: store.resend(selector, destination, now, among))
 
-    async def retry_dead(self, ids: Sequence[int] | None, destination: str | None) -> dict[str, int]:
-        return await self._call(lambda store, now: store.retry_dead(ids, destination, now))
+    async def retry_dead(
+        self, ids: Sequence[int] | None, destination: str | None, among: Collection[str] | None = None
+    ) -> dict[str, int]:
+        """See ``Store.retry_dead``."""
+        return await self._call(lambda store, now: store.retry_dead(ids, destination, now, among))
 
     async def discard_dead(self, ids: Sequence[int]) -> int:
         return await self._call(lambda store, now: store.discard_dead(ids, now))

@@ -87,6 +87,12 @@ def test_what_waits_for_a_destination_that_is_not_configured_any_more_is_shown(t
     router.config.write_text(with_it.replace(destinations["gone"], f"file://{tmp_path / 'gone'}"))
     router.start()
     wait_for(lambda: arrived(tmp_path / "gone", sent), 20, "delivery to where it is now")
+    wait_for(lambda: router.metric("dicom_router_queue_depth", destination="gone") == 0, 20, "it to be recorded")
+    assert router.stop() == 0
+    # What was sent there is sent again to the others only.
+    router.config.write_text(with_it.replace(f'[destinations.gone]\nurl = "{destinations["gone"]}"\n', ""))
+    router.start()
+    assert json.loads(router.post("/api/v1/resend", {"selector": min(sent)})) == {"deliveries": 1}
     assert router.stop() == 0
 
 

@@ -155,6 +155,22 @@ async def test_a_retry_waits_for_its_time_and_a_dead_letter_for_a_person(tmp_pat
     await ledger.close()
 
 
+async def test_nothing_becomes_owed_again_to_whom_nobody_sends(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to="ab"))
+    (dead,), (sent,) = await ledger.lease("a", 1), await ledger.lease("b", 1)
+    settle(ledger, dead, OutcomeKind.DEAD, reason="no presentation context accepted", charge=True)
+    settle(ledger, sent, OutcomeKind.DELIVERED)
+    await ledger.flush()
+    uid = {"uid": sent.instance.sop_instance}
+    assert await ledger.retry_dead(None, None, ["b"]) == {}
+    assert len(await ledger.dead_letters("a", 10)) == 1, "it can still be discarded"
+    assert await ledger.resend(uid, None, ["b"]) == {"b": 1}
+    assert counted(ledger) == recount(ledger)
+    assert await ledger.retry_dead(None, None, ["a", "b"]) == {"a": 1}
+    await ledger.close()
+
+
 async def test_dead_letters_are_kept_retried_and_discarded(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     await record(ledger, receipt(to="a"), receipt(to="a"))

@@ -67,7 +67,9 @@ def resend(selector: str, destination: str | None, config: Path | None, url: str
     if as_json:
         print_json(found)
     else:
-        click.echo(f"{found.get('deliveries', 0)} deliveries are owed again; dicom-router queue shows them")
+        count = found.get("deliveries", 0)
+        hint = "dicom-router queue shows them" if count else "it is on its way, held, or was for nobody of router.toml"
+        click.echo(f"{count} deliveries are owed again; {hint}")
 
 
 @click.command(short_help="Decide held objects again, or send them where you say.")

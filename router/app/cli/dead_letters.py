@@ -92,7 +92,10 @@ def retry(
     if as_json:
         print_json(found)
     else:
-        say(f"{found.get('retried', 0)} deliveries are tried again")
+        retried = found.get("retried", 0)
+        say(f"{retried} deliveries are tried again")
+        if retried < len(numbers) or not retried:
+            say("others are no dead letters, or for a destination that is not configured: dead-letters list", err=True)
 
 
 @dead_letters.command(short_help="Give up for good.")
