@@ -448,6 +448,9 @@ class Store:
                 continue
             self.delta.add_open(destination, 1, receipt.info.size)
             result.backlog.add(destination)
+            # The story of the object has the decision of its first arrival, which does not explain this delivery.
+            rules = f"{', '.join(receipt.decision.rules)} (rules {receipt.decision.version})"
+            self.event(now, instance, destination, "came again", f"owed by {rules}")
         if result.backlog:
             self._unsettle(instance)
         return result

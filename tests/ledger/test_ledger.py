@@ -155,6 +155,21 @@ async def test_a_retry_waits_for_its_time_and_a_dead_letter_for_a_person(tmp_pat
     await ledger.close()
 
 
+async def test_the_story_says_why_an_object_that_came_again_is_owed_to_more(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt("2.25.8", to="a"))
+    await record(ledger, receipt("2.25.8", to="a"))
+    (story,) = await ledger.trace("2.25.8")
+    assert story["events"] == [], "nothing has become of it"
+    await record(ledger, again := receipt("2.25.8", to="ab"))
+    (story,) = await ledger.trace("2.25.8")
+    ((what, destination, detail),) = [(e["what"], e["destination"], e["detail"]) for e in story["events"]]
+    assert (what, destination) == ("came again", "b")
+    assert again.decision.version in detail
+    assert all(rule in detail for rule in again.decision.rules)
+    await ledger.close()
+
+
 async def test_nothing_becomes_owed_again_to_whom_nobody_sends(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     await record(ledger, receipt(to="ab"))
