@@ -22,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from router import __version__
-from router.model import Decision
+from router.model import Decision, Status
 from router.observe.histogram import Histogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,6 +36,14 @@ LAG_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 CUT_THROUGH = ("completed", "given_up")
 OUTCOMES = ("delivered", "warning", "retry", "dead")
+REJECTIONS = (
+    "protocol_version", "application_context", "called_ae", "calling_ae", "certificate", "address",
+    "associations", "associations_per_peer", "handshakes", "handshakes_per_address", "handshake_memory",
+    "handshake_timeout", "malformed", "not_dicom", "tls_certificate", "tls_no_certificate", "tls_version",
+    "tls_cipher", "tls_plain_peer", "tls_on_plain_port", "tls_refused", "tls_handshake",
+    "disk_full", "storage_failed", "shutting_down",
+)  # fmt: skip
+"""Why somebody is not let in."""
 
 
 class DestinationMetrics:
@@ -88,7 +96,7 @@ class ListenerCounters:
         self._parent = parent
         self.by_peer = {peer: [0, 0] for peer in (*peers, UNKNOWN)}
         """Peer to [instances, bytes]."""
-        self.rejections: dict[str, int] = {}
+        self.rejections = dict.fromkeys(REJECTIONS, 0)
 
     def association_opened(self) -> None:
         self._parent.associations_in += 1
@@ -117,7 +125,8 @@ class RouterMetrics:
     """All metrics of one router, in a registry of its own.
 
     Args:
-        destinations: Names of the configuration; each has its series from the start, so that "none yet" is 0.
+        destinations: Names of the configuration; each has its series from the start, so that "none yet" is 0. So have
+            statuses and reasons of refusals: a series that begins with 1 is no increase to who watches it.
         listeners: Names (the ``bind``) of the listeners.
         peers: Names of the configured peers.
         rules: Names of the rules in force; ``set_rules`` follows a reload.
@@ -135,7 +144,7 @@ class RouterMetrics:
     ) -> None:
         self.associations_in = 0
         self.associations_out = 0
-        self.responses: dict[int, int] = {0x0000: 0}
+        self.responses = dict.fromkeys(map(int, Status), 0)
         self.store_seconds = Histogram(STORE_SECONDS)
         self.commit_seconds = Histogram(COMMIT_SECONDS)
         self.commit_instances = Histogram(COMMIT_INSTANCES)

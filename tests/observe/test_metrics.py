@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.model import Decision, OutcomeKind, Verdict
+from router.model import Decision, OutcomeKind, Status, Verdict
 from router.observe.histogram import Histogram
-from router.observe.metrics import RouterMetrics
+from router.observe.metrics import REJECTIONS, RouterMetrics
 from router.ports import LaneMetrics, ListenerMetrics
 
 LISTENER = "0.0.0.0:11112"
@@ -89,9 +91,26 @@ def test_what_has_not_happened_yet_is_zero_and_there() -> None:
     found = samples(make())
     assert found["dicom_router_deliveries_total{destination=vna,outcome=dead}"] == 0
     assert found[f"dicom_router_instances_received_total{{listener={LISTENER},peer=unknown}}"] == 0
-    assert found["dicom_router_store_responses_total{status=0x0000}"] == 0
+    for status in Status:
+        assert found[f"dicom_router_store_responses_total{{status=0x{status:04X}}}"] == 0
+    for reason in REJECTIONS:
+        assert found[f"dicom_router_associations_rejected_total{{listener={LISTENER},reason={reason}}}"] == 0
     assert found["dicom_router_destination_up{destination=pacs}"] == 1
     assert found["dicom_router_config_last_reload_successful"] == 1
+
+
+def test_every_reason_of_a_refusal_is_there_from_the_start_and_in_the_manual() -> None:
+    root = Path(__file__).resolve().parents[2]
+    sources = [*(root / "router" / "net").glob("*.py"), root / "router" / "app" / "router.py"]
+    text = "\n".join(path.read_text() for path in sources)
+    said = set(
+        re.findall(r'Refusal\([^"\n]*"([a-z_]+)"|refused\("([a-z_]+)"|"(tls_[a-z_]+)"|2, 3, 1, "([a-z_]+)"', text)
+    )
+    reasons = {word for words in said for word in words if word}
+    assert len(reasons) > 15
+    assert reasons <= set(REJECTIONS)
+    manual = (root / "docs" / "operations.md").read_text()
+    assert not [reason for reason in REJECTIONS if f"`{reason}`" not in manual]
 
 
 def test_receiving() -> None:
@@ -228,7 +247,7 @@ def test_the_process_itself_is_shown() -> None:
 
 def test_one_received_object_costs_microseconds() -> None:
     code = (
-        "import timeit; from router.observe.metrics import RouterMetrics\n"
+        "import timeit; from router.observe.metrics import REJECTIONS, RouterMetrics\n"
         "m = RouterMetrics(destinations=['d'], listeners=['l'], peers=['p']); l = m.listener('l'); d = m.lane('d')\n"
         "def once(): l.received('p', 1); l.response(0, 0.002); d.outcome('delivered'); d.delivered(1, 0.01)\n"
         "print(min(timeit.repeat(once, number=2000, repeat=5)) / 2000 * 1e6)"
