@@ -6,6 +6,7 @@ Against ``limit``, in turns, medians, with the tools of ``benchmarks.flow``:
 * 1 to 16 destinations, 512 KiB, four associations: what a further destination costs in processor time, beside what ``limit``
   pays for it
 * one association sending 16 KiB objects one by one: the time to each answer
+* an association for each object, as some modalities do: 16 KiB, four at a time
 * an idle router: 512 KiB objects with a pause in between, from the last byte in to the arrival
 """
 
@@ -32,6 +33,8 @@ class Point:
     associations: int
     destinations: int
     pause_ms: int = 0
+    per_association: int = 0
+    """Objects; 0: all there are."""
 
 
 def points(scale: float, associations: Sequence[int], destinations: Sequence[int]) -> list[Point]:
@@ -42,6 +45,7 @@ def points(scale: float, associations: Sequence[int], destinations: Sequence[int
         *(Point("associations", 16 * KIB, some(8000, 2 * number), number, 1) for number in associations),
         *(Point("destinations", 512 * KIB, some(800, 8), 4, number) for number in destinations),
         Point("one by one", 16 * KIB, some(2000, 20), 1, 1),
+        Point("one each", 16 * KIB, some(2000, 20), 4, 1, per_association=1),
         Point("idle", 512 * KIB, some(100, 5), 1, 1, pause_ms=50),
     ]
 
@@ -53,7 +57,7 @@ def measure(point: Point, rounds: int, folder: Path, tools: Path, first: int) ->
             number = first + turn * len(NAMES) + index
             work = Work(
                 folder=folder / f"run{number}", tools=tools, size=point.size, objects=point.objects,
-                associations=point.associations, destinations=point.destinations, per_association=0,
+                associations=point.associations, destinations=point.destinations, per_association=point.per_association,
                 first=number * 1_000_000, pause_ms=point.pause_ms,
             )  # fmt: skip
             found[name].append(run(SYSTEMS[name], work))

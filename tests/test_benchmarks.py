@@ -149,7 +149,7 @@ def test_scale_and_latency_are_measured_and_nothing_is_lost(tmp_path: Path) -> N
         cwd=ROOT, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count(" router ") == 6
+    assert result.stdout.count(" router ") == 7
 
 
 def test_tls_is_measured_beside_plain_dicom(tmp_path: Path) -> None:
