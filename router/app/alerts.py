@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
+
+from router.errors import LedgerError
 
 EVERY = 60.0
 """Seconds between two alerts of one kind and caller."""
@@ -46,19 +49,25 @@ class Alerts:
         while True:
             await self._news.wait()
             self._news.clear()
-            await self.flush()
             while self._waiting:
-                await asyncio.sleep(1.0)
-                await self.flush()
+                with suppress(LedgerError):  # it has no room, or another program holds it: they wait
+                    await self.flush()
+                if self._waiting:
+                    await asyncio.sleep(1.0)
 
     async def flush(self, *, all_of_them: bool = False) -> None:
-        """Tell what may be told now."""
+        """Tell what may be told now. Raises LedgerError, and what was not written waits on."""
         now = time.monotonic()
         self._told = {key: at for key, at in self._told.items() if now - at < EVERY}
         for key in [key for key in self._waiting if all_of_them or key not in self._told]:
             count = self._waiting.pop(key)
             self._told[key] = now
             listener, reason, address, calling = key
-            await self._tell(
-                {"listener": listener, "reason": reason, "address": address, "calling": calling, "count": count}
-            )
+            try:
+                await self._tell(
+                    {"listener": listener, "reason": reason, "address": address, "calling": calling, "count": count}
+                )
+            except LedgerError:
+                del self._told[key]
+                self._waiting[key] = self._waiting.get(key, 0) + count
+                raise

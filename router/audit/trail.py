@@ -12,6 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from router.audit import messages
 from router.audit.messages import Code, Message, Participant, Study
 from router.audit.sinks import Sink
 from router.audit.syslog import NOTICE, WARNING, line
-from router.errors import LedgerError, RouterError
+from router.errors import LedgerError, RouterError, fault_location
 from router.model import AuditRow, Destination
 from router.ports import Log
 
@@ -113,22 +114,25 @@ class Trail:
         """
         try:
             more = await self._tell(finish=finish)
-        except (OSError, RouterError) as error:
-            if isinstance(error, LedgerError):
-                raise
-            self._begin_again()
-            self._failures += 1
-            if self._failures == 1:
-                self._log.warning(
-                    "the audit trail cannot be written; messages wait", place=self._sink.place, reason=str(error)
-                )
             await self._report()
-            return float(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self._failures - 1)))
+        except Exception as error:  # whatever it is: once the trail has ended, nothing is told and nobody hears of it
+            return await self._failed(error)
         if self._failures:
             self._failures = 0
             self._log.info("the audit trail is written again", place=self._sink.place)
-        await self._report()
         return 0.0 if more else POLL
+
+    async def _failed(self, error: Exception) -> float:
+        """Seconds until the next attempt."""
+        if not isinstance(error, LedgerError):  # else what was told has only to be settled
+            self._begin_again()
+        self._failures += 1
+        if self._failures == 1:
+            reason = str(error) if isinstance(error, (OSError, RouterError)) else fault_location(error)
+            self._log.warning("the audit trail cannot be written; messages wait", place=self._sink.place, reason=reason)
+        with suppress(Exception):  # perhaps it cannot be counted for the same reason
+            await self._report()
+        return float(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self._failures - 1)))
 
     async def close(self, seconds: float = 5.0) -> None:
         """Tell what there is, if that can be done within ``seconds``: what cannot is told after the next start."""
@@ -137,7 +141,7 @@ class Trail:
                 while not await self.step(finish=True):
                     pass
                 await self._sink.close()
-        except (TimeoutError, LedgerError):
+        except TimeoutError:
             pass
 
     def _begin_again(self) -> None:
@@ -176,14 +180,13 @@ class Trail:
             await self._sink.write(told)
         if ids or begun:
             self._unsettled.append((now, ids, begun))
-        settled: list[int] = []
-        settled_begun: list[int] = []
-        while self._unsettled and self._clock() - self._unsettled[0][0] >= self._sink.settles:
-            _, ids, begun = self._unsettled.popleft()
-            settled += ids
-            settled_begun += begun
-        if settled or settled_begun:
-            await self._rows.audit_settle(settled, settled_begun)
+        ripe = [one for one in self._unsettled if self._clock() - one[0] >= self._sink.settles]
+        if ripe:
+            await self._rows.audit_settle(
+                [number for _, ids, _ in ripe for number in ids], [number for _, _, begun in ripe for number in begun]
+            )
+            for _ in ripe:
+                self._unsettled.popleft()
         return bool(rows)
 
     # Transfers ---------------------------------------------------------------------------------------------

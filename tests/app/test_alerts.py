@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from router.app import alerts as module
 from router.app.alerts import AT_ONCE, Alerts
+from router.errors import LedgerError
 
 
 class Heard:
     def __init__(self) -> None:
         self.facts: list[dict[str, Any]] = []
+        self.blocked = False
 
     async def __call__(self, facts: dict[str, Any]) -> None:
+        if self.blocked:
+            raise LedgerError("not written: the ledger is in use by another program")
         self.facts.append(facts)
 
 
@@ -45,6 +50,24 @@ async def test_at_the_end_everything_is_told() -> None:
         await alerts.flush()
     await alerts.flush(all_of_them=True)
     assert sum(facts["count"] for facts in heard.facts) == 3
+
+
+async def test_what_cannot_be_written_waits_and_is_told_later() -> None:
+    heard = Heard()
+    heard.blocked = True
+    alerts = Alerts(heard)
+    running = asyncio.create_task(alerts.run())
+    alerts.refused("l", "calling_ae", "10.0.0.66", "WHO")
+    await asyncio.sleep(0)
+    alerts.refused("l", "calling_ae", "10.0.0.66", "WHO")
+    await asyncio.sleep(0)
+    heard.blocked = False
+    async with asyncio.timeout(10):
+        while not heard.facts:
+            await asyncio.sleep(0.05)
+    assert [facts["count"] for facts in heard.facts] == [2]
+    assert not running.done()
+    running.cancel()
 
 
 async def test_callers_beyond_number_count_together() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from router.audit import trail as trails
 from router.audit.trail import Trail
+from router.errors import LedgerError
 from router.model import AuditRow, Destination
 from tests.ledger.support import SilentLog
 from tests.support.audit_schema import event_of, instances_of, validate
@@ -21,6 +22,8 @@ ARCHIVE = Destination(name="archive", kind="dicom", ae_title="PACS", host="10.0.
 class Rows:
     def __init__(self) -> None:
         self.rows: list[AuditRow] = []
+        self.unreadable: Exception | None = None
+        self.blocked = False
         self._last = 0
 
     def add(self, what: str, **facts: Any) -> None:
@@ -39,12 +42,18 @@ class Rows:
         )
 
     async def audit_rows(self, after: int, limit: int) -> list[AuditRow]:
+        if self.unreadable is not None:
+            raise self.unreadable
         return [row for row in self.rows if row.id > after][:limit]
 
     async def audit_settle(self, told: Sequence[int], begun: Sequence[int]) -> None:
+        if self.blocked:
+            raise LedgerError("not written: out of disk space")
         self.rows = [replace(row, begun=row.begun or row.id in begun) for row in self.rows if row.id not in told]
 
     async def audit_waiting(self) -> tuple[int, float | None]:
+        if self.unreadable is not None:
+            raise self.unreadable
         return len(self.rows), self.rows[0].at if self.rows else None
 
 
@@ -193,6 +202,30 @@ async def test_what_a_sink_lost_within_the_time_it_takes_to_settle_is_told_again
     await bench.after(11)
     assert bench.rows.rows == []
     assert bench.waiting == (0, 0.0)
+
+
+async def test_what_the_ledger_cannot_settle_is_told_once_and_settled_later() -> None:
+    bench = Bench()
+    bench.rows.add("started")
+    bench.rows.blocked = True
+    assert await bench.after(0) == trails.FIRST_WAIT
+    assert await bench.after(1) == 2 * trails.FIRST_WAIT
+    assert bench.waiting[0] == 1
+    bench.rows.blocked = False
+    assert await bench.after(2) == trails.POLL
+    assert bench.sink.told() == [("Application Activity", 0)]
+    assert bench.rows.rows == []
+
+
+async def test_no_fault_ends_the_trail() -> None:
+    bench = Bench()
+    bench.rows.add("started")
+    bench.rows.unreadable = ValueError("a row that is none")
+    assert await bench.after(0) == trails.FIRST_WAIT
+    await bench.trail.close()
+    bench.rows.unreadable = None
+    await bench.after(1)
+    assert bench.sink.told() == [("Application Activity", 0)]
 
 
 async def test_a_router_that_starts_again_and_again_tells_of_a_beginning_once() -> None:
