@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
+import struct
 import tracemalloc
 from dataclasses import replace
 
@@ -51,6 +53,22 @@ async def test_an_association_from_request_to_release() -> None:
         await peer.close()
         await node.settled()
         assert node.log.levels() == {"info"}
+
+
+async def test_a_peer_that_resets_before_it_is_accepted_leaves_nothing_behind() -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    known = Peer(name="ct", ae_title="CT", addresses=("127.0.0.0/8",))
+    async with Node(replace(LISTENER, accept="known"), peers=[known]) as node:
+        for _ in range(5):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                probe.connect(("127.0.0.1", node.port))
+        async with node.peer(calling="CT"):  # behind them in the queue
+            pass
+        await node.settled(2)
+        assert not node.metrics.refused
+    assert not faults
 
 
 async def test_case_6_a_silent_socket_is_closed_in_time() -> None:
