@@ -7,19 +7,23 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from router.audit.syslog import frame
 from router.folders import make_folder, sync_folder
+from router.net import tuning
 from router.net.tls import Credentials
 
 HAND_OVER = 30.0
 """Seconds that a collector may take for a batch, and for a connection."""
+LOOK_EVERY = 0.01
+"""Seconds between looks whether the collector's system has everything."""
 SETTLES = 10.0
 """Seconds that a connection must stand behind a message before that counts as told: RFC 5425 knows no answer, and what
-a collector had not read when it died is lost with it."""
+a collector's system had and it had not read when it died is lost with it."""
 
 REFUSAL = 0.5
 """Seconds that the refusal of a certificate may take."""
@@ -42,6 +46,20 @@ class Sink(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    transport: asyncio.WriteTransport
+    """Below TLS."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes that the peer's system has not said to have."""
+        waiting = self.writer.transport.get_write_buffer_size() + self.transport.get_write_buffer_size()
+        return waiting or tuning.unacknowledged(self.transport)
+
+
 class CollectorSink:
     """Syslog over TLS (RFC 5425). A connection is opened when there is something to tell."""
 
@@ -51,7 +69,7 @@ class CollectorSink:
         self._host = host
         self._port = port
         self._credentials = credentials
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._streams: _Streams | None = None
 
     @property
     def place(self) -> str:
@@ -63,9 +81,14 @@ class CollectorSink:
                 if self._streams is None:
                     self._streams = await self._connect()
                 await self.check()
-                _, writer = self._streams
-                writer.writelines([frame(message) for message in messages])
-                await writer.drain()
+                streams = self._streams
+                streams.writer.writelines([frame(message) for message in messages])
+                await streams.writer.drain()
+                await self.check()
+                # What a firewall drops or a collector does not read stays here, and nobody would tell us for minutes.
+                while streams.unacknowledged:
+                    await asyncio.sleep(LOOK_EVERY)
+                    await self.check()
         except TimeoutError:
             await self.close()
             raise OSError("the collector does not answer in time") from None
@@ -80,38 +103,41 @@ class CollectorSink:
         if self._streams is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(REFUSAL):
-                    await self._streams[0].read(1)
+                    await self._streams.reader.read(1)
         await self.check()
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection(
-            self._host,
-            self._port,
-            ssl=self._credentials.context,
-            server_hostname=self._credentials.settings.server_name or self._host,
-        )
+    async def _connect(self) -> _Streams:
+        reader, writer = await asyncio.open_connection(self._host, self._port)
+        streams = _Streams(reader, writer, writer.transport)
         try:
+            plain = tuning.plain_socket(streams.transport)
+            if plain is not None:
+                tuning.prepare(plain)
+                plain.detach()  # the transport closes it
+            await writer.start_tls(
+                self._credentials.context, server_hostname=self._credentials.settings.server_name or self._host
+            )
             self._credentials.check_peer(writer.get_extra_info("ssl_object"))
         except BaseException:
-            writer.close()
+            streams.transport.abort()
             raise
-        return reader, writer
+        return streams
 
     async def check(self) -> None:
         if self._streams is None:
             return
-        reader, writer = self._streams
-        if reader.at_eof() or writer.is_closing() or reader.exception() is not None:
+        reader, writer, transport = self._streams.reader, self._streams.writer, self._streams.transport
+        if reader.at_eof() or writer.is_closing() or transport.is_closing() or reader.exception() is not None:
             await self.close()
             raise ConnectionResetError("the collector closed the connection")
 
     async def close(self) -> None:
         streams, self._streams = self._streams, None
         if streams is not None:
-            streams[1].close()
+            streams.writer.close()
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(2):
-                    await streams[1].wait_closed()
+                    await streams.writer.wait_closed()
 
 
 class FileSink:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import sys
+import termios
 from contextlib import suppress
 
 KEEPALIVE_IDLE = 30
@@ -43,3 +46,9 @@ def acknowledge_at_once(sock: socket.socket) -> None:
     if hasattr(socket, "TCP_QUICKACK"):
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def unacknowledged(transport: asyncio.BaseTransport) -> int:
+    """Bytes that our system has and the peer's has not said to have (SIOCOUTQ). Only while the transport is open."""
+    theirs = transport.get_extra_info("socket")
+    return int.from_bytes(fcntl.ioctl(theirs.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
