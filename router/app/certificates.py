@@ -21,8 +21,8 @@ from router.model import TlsSettings
 from router.net.tls import DAY, WARN_DAYS, Credentials, TlsFilesError
 from router.ports import Log
 
-LOOK_EVERY = 3600.0
-"""Seconds between looks at what is about to end."""
+LOOK_EVERY = 5.0
+"""Seconds between looks at the files of which nothing is told, and at what is about to end."""
 
 COLLECTOR = "(audit collector)"
 """Its name where destinations have theirs; none of theirs has brackets."""
@@ -84,24 +84,27 @@ class CertificatesInForce:
         return problems
 
     async def watch(self) -> None:
-        """Reload whenever one of the files has changed; until cancelled."""
+        """Reload whenever one of the files has changed; until cancelled.
+
+        The system tells of it at once, but not of what becomes of a folder that has taken another's place: they are
+        looked at every ``LOOK_EVERY`` seconds too.
+        """
         folders = {file.parent for file in self._files()}
         if not folders:
             return
-        reminding = asyncio.create_task(self._remind())
-        try:
-            # Folders, since files are replaced by renaming. It yields by itself every few seconds: what happens far
-            # behind a symbolic link is not told.
-            async for _ in watchfiles.awatch(*folders, debounce=400, step=100, recursive=False, yield_on_timeout=True):
-                if await asyncio.to_thread(self._stamp) != self._stamps:
-                    await self.reload()
-        finally:
-            reminding.cancel()
-
-    async def _remind(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            self._tell()
+        # Folders, since files are replaced by renaming, perhaps far behind a symbolic link.
+        async for _ in watchfiles.awatch(
+            *folders,
+            debounce=400,
+            step=100,
+            recursive=False,
+            rust_timeout=int(LOOK_EVERY * 1000),
+            yield_on_timeout=True,
+        ):
+            if await asyncio.to_thread(self._stamp) != self._stamps:
+                await self.reload()
+            else:
+                self._tell()
 
     def _tell(self) -> None:
         """Once for each step towards an end."""
