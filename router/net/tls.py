@@ -41,6 +41,8 @@ _STRENGTH = ":@SECLEVEL=2"
 DAY = 86_400.0
 WARN_DAYS = (7, 30)
 MAX_FILE = 4 << 20
+MAX_PASSWORD = 1024
+"""Bytes that OpenSSL takes."""
 MINIMUM_BITS = {"RSA": 2048, "EC": 256}
 
 
@@ -142,14 +144,17 @@ def make_context(settings: TlsSettings, *, server_side: bool) -> ssl.SSLContext:
         # The key says who it is, so the name need not; without `ca` it says everything (``Credentials.check_peer``).
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED if settings.ca else ssl.CERT_NONE
-    if settings.ca:
-        _trust(context, settings.ca)
-    elif context.verify_mode is not ssl.CERT_NONE:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    if settings.crl:
-        _revoke(context, settings.crl)
-    if settings.certificate:
-        _identify(context, settings)
+    try:
+        if settings.ca:
+            _trust(context, settings.ca)
+        elif context.verify_mode is not ssl.CERT_NONE:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        if settings.crl:
+            _revoke(context, settings.crl)
+        if settings.certificate:
+            _identify(context, settings)
+    except OSError as error:
+        raise TlsFilesError(f"a file went away while it was read: {error.strerror}") from None
     return context
 
 
@@ -185,9 +190,12 @@ def _identify(context: ssl.SSLContext, settings: TlsSettings) -> None:
         if settings.key_password is None:
             raise TlsFilesError(f"key {settings.key} is encrypted; say key_password, there is nobody to ask")
         try:
-            return settings.key_password.read()
+            secret = settings.key_password.read()
         except SecretError as error:
             raise TlsFilesError(f"key_password {error}") from None
+        if len(secret.encode()) > MAX_PASSWORD:
+            raise TlsFilesError(f"key_password {settings.key_password}: longer than {MAX_PASSWORD} bytes")
+        return secret
 
     try:
         context.load_cert_chain(settings.certificate, settings.key, password)

@@ -67,6 +67,28 @@ def test_a_password_that_cannot_be_had_is_named_by_its_reference(
         Credentials(replace(tls, **change), server_side=True)
 
 
+def test_a_password_that_is_longer_than_any_is_told_of(tls: TlsSettings) -> None:
+    assert tls.key_password is not None
+    Path(tls.key_password.file).write_text("x" * 1025)
+    problems, _ = examine(tls, time.time(), server_side=True)
+    assert problems == [f"key_password {tls.key_password}: longer than 1024 bytes"]
+
+
+def test_a_file_that_goes_away_while_it_is_read_is_told_of(tls: TlsSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renewing takes the old file away first."""
+    credentials = Credentials(tls, server_side=True)
+    before = credentials.context
+
+    def gone(_: object) -> bool:
+        Path(tls.key).unlink()
+        return False
+
+    monkeypatch.setattr("router.net.tls.readable_by_others", gone)
+    with pytest.raises(TlsFilesError, match="a file went away while it was read"):
+        credentials.reload()
+    assert credentials.context is before
+
+
 def test_a_password_that_does_not_fit_is_told_and_not_shown(tls: TlsSettings) -> None:
     assert tls.key_password is not None
     Path(tls.key_password.file).write_text("hunter3")
