@@ -111,6 +111,9 @@ class SqliteLedger:
         self._clock = time.time() - time.monotonic()
         """The time of day less the monotonic time, at the last transaction."""
         self._stepped = False
+        self._renewed_at = time.monotonic()
+        self._trusted_at = 0.0
+        """Monotonic time from when on a lease that has run out is one of a process that does not renew it."""
         self._ballast = Ballast(path)
         self._connection: apsw.Connection
         self._store: Store
@@ -465,7 +468,10 @@ class SqliteLedger:
                 renew_at = time.monotonic() + RENEW_EVERY
                 if self.share.worker == 0 and not self.blocked:
                     self._ballast.make()
-                self._transaction([*jobs, _Call(self._renew, self._nobody())])
+                renewal = _Call(self._renew, self._nobody())
+                self._transaction([*jobs, renewal])
+                if renewal.problem is None:
+                    self._renewed_at = time.monotonic()
             elif jobs:
                 self._transaction(jobs)
             elif self.blocked:  # still?
@@ -480,10 +486,14 @@ class SqliteLedger:
 
     def _renew(self, store: Store, now: float) -> None:
         store.renew(now)
+        mine = time.monotonic()
         stepped, self._stepped = self._stepped, False
-        if stepped:
-            return  # others have not renewed theirs by the new time
-        if not self.share.alone and (taken := store.take_over_expired(now)):
+        if stepped or mine - self._renewed_at > 2 * RENEW_EVERY:
+            # Others have not renewed theirs by the new time, or could not either: somebody held the ledger.
+            self._trusted_at = mine + 1.5 * RENEW_EVERY
+        if self.share.alone or mine < self._trusted_at:
+            return
+        if taken := store.take_over_expired(now):
             self.log.warning("took over expired leases", count=taken)
 
     def _gather(self, until: float) -> list[Any]:

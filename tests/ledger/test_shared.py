@@ -6,14 +6,15 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 import pytest
 
 from router.errors import LedgerTooNew
-from router.ledger import Receipt, SqliteLedger, shared
+from router.ledger import Receipt, SqliteLedger, shared, store, writer
 from router.ledger.schema import MACROS, STEPS, immediate, migrate
 from router.ledger.store import Store
 from router.model import LOG_SEGMENTS, LogPosition, OutcomeKind, Share, Verdict
@@ -38,6 +39,26 @@ async def opened(tmp_path: Path) -> AsyncIterator[Open]:
     yield make
     for ledger in ledgers:
         await ledger.close()
+
+
+@contextmanager
+def shared_turn(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process has its turn until the block is left."""
+    program = (
+        "import sys, time; from pathlib import Path; from router.ledger.shared import Turn\n"
+        "with Turn(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(folder / "ledger.db")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()  # type: ignore[union-attr]
 
 
 async def both(*work: Awaitable[object]) -> None:
@@ -102,6 +123,25 @@ async def test_expired_leases_of_a_worker_that_does_not_come_back_are_taken_over
     assert await first._call(lambda store, now: store.take_over_expired(now + 61)) == 1
     assert await first.ready_among(["a"]) == ["a"]
     assert len(await first.lease("a", 1)) == 1
+
+
+async def test_leases_that_nobody_could_renew_stay_with_who_has_them(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RENEW_EVERY", 0.4)
+    monkeypatch.setattr(store, "LEASE_SECONDS", 2.0)
+    first, second = opened(0), opened(1)
+    await record(first, *(receipt(to=("a",)) for _ in range(4)))
+    await first.lease("a", 2)
+    await second.lease("a", 2)
+    with shared_turn(tmp_path):
+        await asyncio.sleep(3)  # as behind a worker that hangs, or a program that copies the ledger
+    await asyncio.sleep(2)
+    assert (len(await first.leases()), len(await second.leases())) == (2, 2)
+    await second.close()
+    async with asyncio.timeout(20):
+        while not await first.ready_among(["a"]):
+            await asyncio.sleep(0.1)
 
 
 async def test_each_has_its_place_in_its_own_log(opened: Open, tmp_path: Path) -> None:
@@ -237,23 +277,11 @@ async def test_the_counters_are_counted_anew_when_the_router_starts(opened: Open
 
 async def test_a_lock_is_free_when_its_process_is_killed(opened: Open, tmp_path: Path) -> None:
     ledger = opened(0)
-    program = (
-        "import sys, time; from pathlib import Path; from router.ledger.shared import Turn\n"
-        "with Turn(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "ledger.db")], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
+    with shared_turn(tmp_path) as holder:
         waiting = asyncio.create_task(record(ledger, receipt(to=("a",))))
         done, _ = await asyncio.wait({waiting}, timeout=0.2)
         assert not done, "it wrote out of turn"
-    finally:
         holder.kill()
-        holder.wait()
-        holder.stdout.close()  # type: ignore[union-attr]
     async with asyncio.timeout(10):
         assert [result.kind for result in await waiting] == ["new"]
 
