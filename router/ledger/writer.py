@@ -516,7 +516,9 @@ class SqliteLedger:
     def _nobody(self) -> asyncio.Future[Any]:
         if self._loop is None:
             raise LedgerError("the ledger has not been started")
-        return self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.add_done_callback(lambda done: done.exception())  # the loop would tell of one that nobody asks for
+        return future
 
     def _transaction(self, jobs: list[Any]) -> None:
         if self.failed:

@@ -461,6 +461,8 @@ async def test_another_program_that_writes_for_a_moment_is_waited_for(tmp_path: 
 
 
 async def test_while_another_program_holds_it_what_was_answered_waits_and_nothing_else_is_taken(tmp_path: Path) -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     ledger = open_ledger(tmp_path)
     ledger._connection.set_busy_timeout(50)
     other = apsw.Connection(str(tmp_path / "ledger.db"))
@@ -468,6 +470,7 @@ async def test_while_another_program_holds_it_what_was_answered_waits_and_nothin
     with pytest.raises(LedgerError, match="in use by another program"):
         await record(ledger, receipt())
     assert ledger.blocked == "the ledger is in use by another program"
+    await asyncio.sleep(0.5)  # it looks whether it still is
     owed = asyncio.ensure_future(record(ledger, receipt(), owed=True))
     done, _ = await asyncio.wait([owed], timeout=0.5)
     assert not done, "neither refused nor recorded"
@@ -477,6 +480,7 @@ async def test_while_another_program_holds_it_what_was_answered_waits_and_nothin
     assert not ledger.blocked and not ledger.failed
     assert counted(ledger) == recount(ledger)
     await ledger.close()
+    assert not faults
 
 
 async def test_after_a_failed_commit_nobody_is_told_success(tmp_path: Path) -> None:
