@@ -22,6 +22,8 @@ TRACED = 100
 """Stories that are told at once."""
 NAMED = "i.id=?2 or i.sop=?1 or i.study=?1 or i.series=?1 or (i.accession=?1 and i.accession<>'')"
 NAMED_BEFORE = "h.id=?2 or h.sop=?1 or h.study=?1 or (h.accession=?1 and h.accession<>'')"
+AUDIT_COUNTED = 10_000
+"""Rows of the audit trail up to which they are counted."""
 
 
 class Queries:
@@ -84,12 +86,21 @@ class Queries:
             ]
 
     def audit_waiting(self) -> tuple[int, float | None]:
-        """How many rows, and when the oldest was written."""
+        """How many rows, and when the oldest was written.
+
+        Many are not counted one by one: everybody who asks something would wait for it. Their ids have few gaps, as
+        they are told in order.
+        """
         with self._lock:
             row = self._connection.execute(
-                "select (select count(*) from audit), (select at from audit order by id limit 1)"
+                "select (select count(*) from (select 1 from audit limit ?1)), (select max(id) from audit), "
+                "(select min(id) from audit), (select at from audit order by id limit 1)",
+                (AUDIT_COUNTED,),
             ).fetchone()
-        return (row[0], row[1]) if row is not None else (0, None)
+        if row is None:
+            return 0, None
+        counted, last, first, oldest = row
+        return (counted if counted < AUDIT_COUNTED else last - first + 1), oldest
 
     def place(self, instance: int) -> Location | None:
         """Where its record lies; None: nobody needs it any more."""

@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 import pytest
 
-from router.ledger import SqliteLedger
+from router.ledger import SqliteLedger, queries
 from router.model import Delivery, Outcome, OutcomeKind, Verdict
 from tests.ledger.support import SilentLog, receipt, record, settle
 
@@ -28,6 +28,18 @@ async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
 
 async def told(ledger: SqliteLedger) -> list[tuple[str, dict[str, Any]]]:
     return [(row.what, row.facts) for row in await ledger.audit_rows(0, 1000)]
+
+
+async def test_many_rows_that_wait_are_told_by_their_ids(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a week without its collector, a count of each step's rest held everybody up who asked anything."""
+    monkeypatch.setattr(queries, "AUDIT_COUNTED", 6)
+    for _ in range(9):
+        await ledger.audit("started", {})
+    ids = [row.id for row in await ledger.audit_rows(0, 100)]
+    await ledger.audit_settle([ids[0], ids[4]], [])
+    assert (await ledger.audit_waiting())[0] == 8, "nine but for the first"
+    await ledger.audit_settle(ids[1:3], [])
+    assert (await ledger.audit_waiting())[0] == 5, "counted"
 
 
 async def test_one_row_for_all_that_one_sender_sent_of_one_study(ledger: SqliteLedger) -> None:
