@@ -149,7 +149,7 @@ async def _connect(
         except TimeoutError:
             problem = DeliveryError("connection timed out")
         except OSError as error:
-            problem = DeliveryError(f"cannot connect: {error.strerror or type(error).__name__}")
+            problem = DeliveryError(f"cannot connect: {error.strerror or str(error) or type(error).__name__}")
     raise problem
 
 

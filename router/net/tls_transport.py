@@ -145,7 +145,10 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._socket = None
         error = self._failure or exc
         if not self.established.done():
-            self.established.set_exception(error or ConnectionResetError("closed by the peer in the TLS handshake"))
+            # By FIN or RST: without this, nobody would know that it took the connection at first.
+            self.established.set_exception(
+                self._failure or ConnectionResetError("closed by the peer in the TLS handshake")
+            )
             self.established.exception()  # nobody may be waiting
         if self._made:
             self.protocol.connection_lost(error)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -547,6 +548,23 @@ async def test_a_client_cannot_renegotiate(authority: Authority, server: Identit
         )  # fmt: skip
         assert "no renegotiation" in asked.stderr.lower() or asked.returncode != 0
         await listening.settled()
+
+
+@pytest.mark.parametrize("linger", [None, 0], ids=["FIN", "RST"])
+async def test_a_peer_that_ends_the_handshake_without_a_word_is_told_of_as_such(
+    authority: Authority, client: Identity, linger: int | None
+) -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        if linger is not None:
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, linger))
+        writer.close()
+
+    peer = await asyncio.start_server(close, "127.0.0.1", 0)
+    async with peer:
+        with pytest.raises(DeliveryError, match="closed by the peer in the TLS handshake"):
+            await dial(peer.sockets[0].getsockname()[1], settings(client, authority))
 
 
 async def test_a_plain_peer_on_a_port_of_tls_is_told_apart(authority: Authority, server: Identity) -> None:
