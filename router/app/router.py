@@ -365,6 +365,7 @@ class Router:
 
     def _discarded(self, info: InstanceInfo, decision: Decision) -> None:
         self.log.info("instance discarded by a rule", rules=list(decision.rules), size=info.size, peer=info.origin.peer)
+        self.ledger.discarded(info)
 
     def _rules_failed(self, error: Exception) -> None:
         """Our own fault; the object is held. Only the place is logged: a message may repeat a patient's value."""

@@ -163,7 +163,7 @@ class Trail:
         begun: list[int] = []
         for row in rows:
             self._after = row.id
-            if row.what in ("received", "sent"):
+            if row.what in ("received", "discarded", "sent"):
                 if self._add(row, now):
                     told.append(self._line(self._of_transfer(row, messages.BEGIN_TRANSFERRING, "E", {}, row.at)))
                     begun.append(row.id)
@@ -217,19 +217,21 @@ class Trail:
         return begins
 
     def _transferred(self, transfer: _Transfer) -> Message:
-        action = "C" if transfer.first.what == "received" else "R"
+        action = "R" if transfer.first.what == "sent" else "C"
         return self._of_transfer(
             transfer.first, messages.INSTANCES_TRANSFERRED, action, transfer.classes, transfer.first.at
         )
 
     def _of_transfer(self, row: AuditRow, event: Code, action: str, classes: Mapping[str, int], at: float) -> Message:
         facts = row.facts
-        if row.what == "received":
+        if row.what != "sent":
             source = Participant(
                 facts["calling"], True, messages.SOURCE_ROLE, ae_title=facts["calling"], address=facts["address"]
             )
             target = self._ourselves(False, messages.DESTINATION_ROLE, facts["called"])
-            told = "refused: other bytes under a known SOP Instance UID"
+            told = "refused: other bytes under a known SOP Instance UID" if facts["failed"] else ""
+            if row.what == "discarded":
+                told = "discarded, as the rules say"
         else:
             destination = self._destinations.get(facts["destination"])
             ours = destination.calling_ae_title if destination is not None else ""
@@ -242,14 +244,14 @@ class Trail:
                 address=destination.host if destination is not None else "",
                 is_name=destination is not None and not _is_address(destination.host),
             )
-            told = "given up: a dead letter, which waits for a person"
+            told = "given up: a dead letter, which waits for a person" if facts["failed"] else ""
         return Message(
             at=at,
             event=event,
             action=action,
             participants=(source, target),
             outcome=messages.SERIOUS_FAILURE if facts["failed"] else messages.SUCCESS,
-            told=told if facts["failed"] else "",
+            told=told,
             study=Study(facts["study"], facts["patient"], facts["accession"], classes),
         )
 

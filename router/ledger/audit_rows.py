@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from router.ledger.store import Receipt, ReceiptResult
 
 RECEIVED = "received"
+DISCARDED = "discarded"
+"""Received, and dropped as the rules say."""
 SENT = "sent"
 BEGUN = "begun"
 """The fact that a transfer's beginning has been told."""
@@ -44,6 +46,11 @@ def _facts(names: tuple[str, ...], values: tuple[str, ...], classes: dict[str, i
     return f'{_whose(names, values)},"classes":{{{counts}}},"failed":{"true" if failed else "false"}}}'
 
 
+def _received_facts(info: InstanceInfo) -> tuple[str, ...]:
+    origin = info.origin
+    return origin.calling_ae, origin.called_ae, origin.address, info.study, info.patient_id, info.accession
+
+
 class AuditRows:
     """Blocking; used as the store is.
 
@@ -65,17 +72,24 @@ class AuditRows:
             return
         groups: dict[tuple[tuple[str, ...], bool], dict[str, int]] = {}
         for receipt, result in zip(receipts, results, strict=True):
-            info, origin = receipt.info, receipt.info.origin
-            group = (
-                origin.calling_ae, origin.called_ae, origin.address, info.study, info.patient_id, info.accession
-            )  # fmt: skip
-            classes = groups.setdefault((group, result.kind == "rejected"), {})
+            info = receipt.info
+            classes = groups.setdefault((_received_facts(info), result.kind == "rejected"), {})
             classes[info.sop_class] = classes.get(info.sop_class, 0) + 1
         self._insert(
             [
                 (now, RECEIVED, _facts(RECEIVED_FACTS, group, classes, failed))
                 for (group, failed), classes in groups.items()
             ]
+        )
+
+    def discarded(self, instances: Iterable[InstanceInfo], now: float) -> None:
+        """What came and is nowhere kept."""
+        groups: dict[tuple[str, ...], dict[str, int]] = {}
+        for info in instances:
+            classes = groups.setdefault(_received_facts(info), {})
+            classes[info.sop_class] = classes.get(info.sop_class, 0) + 1
+        self._insert(
+            [(now, DISCARDED, _facts(RECEIVED_FACTS, group, classes, False)) for group, classes in groups.items()]
         )
 
     def sent(self, destination: str, instances: Iterable[InstanceInfo], now: float, *, failed: bool = False) -> None:

@@ -68,6 +68,15 @@ class _Record:
         self.results: list[ReceiptResult] = []
 
 
+class _Discarded:
+    """Only the audit trail is to know of it."""
+
+    __slots__ = ("info",)
+
+    def __init__(self, info: InstanceInfo) -> None:
+        self.info = info
+
+
 class _Call:
     """Any other work of the store, with somebody who waits for what it returns."""
 
@@ -271,6 +280,11 @@ class SqliteLedger:
 
     def settle(self, outcome: Outcome) -> None:
         self._queue.put(outcome)
+
+    def discarded(self, info: InstanceInfo) -> None:
+        """An instance that came and is not kept, for the audit trail. Its sender has been answered."""
+        if self._store.audit.wanted:
+            self._queue.put(_Discarded(info))
 
     def _call(self, work: Callable[[Store, float], T]) -> asyncio.Future[T]:
         if self._loop is None:
@@ -503,7 +517,7 @@ class SqliteLedger:
             jobs.append(self._queue.get(timeout=0 if jobs else max(0.0, until - time.monotonic())))
         self._drain(jobs)
         early = self._committed_at + COMMIT_EVERY - time.monotonic()
-        if early > 0 and jobs and all(type(job) is Outcome or (type(job) is _Record and job.owed) for job in jobs):
+        if early > 0 and jobs and all(map(_is_answered, jobs)):
             time.sleep(early)
             self._drain(jobs)
         return jobs
@@ -535,9 +549,12 @@ class SqliteLedger:
             self._look_at_clock(now)
             records: list[_Record] = []
             outcomes: list[Outcome] = []
+            discarded: list[InstanceInfo] = []
             for job in jobs:
                 if type(job) is Outcome:
                     outcomes.append(job)
+                elif type(job) is _Discarded:
+                    discarded.append(job.info)
                 elif type(job) is _Record:
                     records.append(job)
                 else:
@@ -546,6 +563,8 @@ class SqliteLedger:
                     records, outcomes = [], []
                     self._run_call(job, now)
             self._apply(records, outcomes, now)
+            if discarded:
+                store.audit.discarded(discarded, now)
             store.commit()
         except Exception as error:
             if blocked := self._blocked_by(error):
@@ -647,7 +666,7 @@ class SqliteLedger:
         self.blocked = blocked
         if blocked == NO_ROOM and self._ballast.give():
             self.log.warning("the disk is full: the ledger gives up its ballast")
-        self._postponed = [job for job in jobs if type(job) is Outcome or (type(job) is _Record and job.owed)]
+        self._postponed = [job for job in jobs if _is_answered(job)]
         kept = set(map(id, self._postponed))
         self._refuse([job for job in jobs if id(job) not in kept], LedgerError(f"not written: {blocked}"))
         time.sleep(BLOCKED_WAIT)  # this thread only, and trying faster helps nothing
@@ -684,6 +703,11 @@ class SqliteLedger:
     def _wal_grew(self, connection: apsw.Connection, name: str, pages: int) -> int:
         self._wal_pages = pages
         return 0
+
+
+def _is_answered(job: Any) -> bool:
+    """Nobody waits for it, and it must not be lost: what was answered and what was delivered."""
+    return type(job) is Outcome or type(job) is _Discarded or (type(job) is _Record and job.owed)
 
 
 def _rewrite(store: Store, _now: float) -> None:

@@ -30,9 +30,17 @@ class Rows:
         self._last += 1
         self.rows.append(AuditRow(id=self._last, at=1000.0 + self._last, what=what, facts=facts))
 
-    def received(self, patient: str = "P1", study: str = "2.25.1", *, failed: bool = False, count: int = 1) -> None:
+    def received(
+        self,
+        patient: str = "P1",
+        study: str = "2.25.1",
+        *,
+        what: str = "received",
+        failed: bool = False,
+        count: int = 1,
+    ) -> None:
         self.add(
-            "received", calling="CT1", called="ROUTER", address="10.0.0.5", study=study, patient=patient, accession="A",
+            what, calling="CT1", called="ROUTER", address="10.0.0.5", study=study, patient=patient, accession="A",
             classes={CT: count}, failed=failed,
         )  # fmt: skip
 
@@ -146,6 +154,16 @@ async def test_each_patient_study_partner_and_direction_has_messages_of_its_own(
     await bench.after(0)
     await bench.after(trails.IDLE)
     assert bench.sink.told() == [(BEGIN, 0)] * 5 + [(DONE, 1)] * 5
+
+
+async def test_of_what_rules_discarded_it_is_said() -> None:
+    bench = Bench()
+    bench.rows.received(count=2)
+    bench.rows.received("P1", what="discarded", count=3)
+    await bench.after(0)
+    await bench.after(trails.IDLE)
+    assert bench.sink.told() == [(BEGIN, 0), (BEGIN, 0), (DONE, 2), (DONE, 3)]
+    assert [b"discarded, as the rules say" in line for line in bench.sink.lines] == [False, True, False, True]
 
 
 async def test_what_was_refused_or_given_up_is_a_failure_and_began_nothing() -> None:

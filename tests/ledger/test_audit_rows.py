@@ -61,6 +61,28 @@ async def test_held_and_repeated_ones_came_too_and_refused_ones_failed(ledger: S
     assert [(facts["classes"][CT], facts["failed"]) for _, facts in await told(ledger)] == [(2, False), (1, True)]
 
 
+async def test_what_rules_discard_is_a_row_of_its_own(ledger: SqliteLedger) -> None:
+    for one in (receipt(), receipt()):
+        ledger.discarded(one.info)
+    await ledger.flush()
+    [(what, facts)] = await told(ledger)
+    assert (what, facts["calling"], facts["patient"], facts["classes"]) == ("discarded", "CT1", "SYNTHETIC1", {CT: 2})
+
+
+async def test_what_rules_discard_waits_while_the_ledger_is_held(ledger: SqliteLedger, tmp_path: Path) -> None:
+    ledger._connection.set_busy_timeout(50)
+    other = apsw.Connection(str(tmp_path / "ledger.db"))
+    other.execute("begin immediate")
+    ledger.discarded(receipt().info)
+    async with asyncio.timeout(10):
+        while not ledger.blocked:
+            await asyncio.sleep(0.02)
+    other.execute("rollback")
+    async with asyncio.timeout(10):
+        while not await told(ledger):
+            await asyncio.sleep(0.02)
+
+
 async def test_what_arrived_is_one_row_a_destination(ledger: SqliteLedger) -> None:
     results = await record(ledger, receipt(direct=("a", "b")), receipt(direct=("a", "b")))
     for result in results:
