@@ -147,7 +147,14 @@ class Parent:
         """Start it, and again when it crashes, until all are to stop."""
         wait = FIRST_WAIT
         while True:
-            code = await self._run_once(member)
+            try:
+                code = await self._run_once(member)
+            except OSError as error:
+                if not self._started:
+                    raise
+                # Of memory, for want of which the system may have ended it, processes or descriptors.
+                self.log.error("no room to start a worker", worker=member.index, reason=error.strerror)
+                code = EXIT_FAILED
             if self.stopping.is_set():
                 self._ended(code)
                 return

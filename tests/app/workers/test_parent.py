@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -168,6 +169,32 @@ def test_one_that_is_gone_before_it_has_its_errand_is_started_again(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+
+
+async def test_a_start_for_which_there_is_no_memory_is_tried_again(
+    config: Config, workers: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may have ended the worker for want of just that."""
+    workers("serve()\nif index == 1 and run == 1:\n time.sleep(0.3)\n os.kill(os.getpid(), signal.SIGKILL)\nwait()")
+    parent = Parent(config)
+    running = asyncio.create_task(parent.run())
+    create = asyncio.create_subprocess_exec
+    refused: list[int] = []
+
+    async def scarce(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        if len(refused) < 2:
+            refused.append(errno.ENOMEM)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return await create(*arguments, **options)
+
+    await until(lambda: parent._started)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", scarce)
+    await until(lambda: running.done() or (runs(config, 1) == 2 and parent.members[1].state == "serving"))
+    assert not running.done()
+    assert runs(config, 0) == 1
+    parent._terminate()
+    async with asyncio.timeout(20):
+        assert await running == 0
 
 
 async def test_a_keeper_that_fails_ends_the_router_instead_of_leaving_its_worker_away(
