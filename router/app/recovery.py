@@ -65,7 +65,9 @@ def reconcile(spool: Spool, ledger: SqliteLedger, log: Log, on_duplicate: str) -
                 )
 
     for number in spool.logs:
-        ledger.follow(whole(number), spool.end(number), number)
+        # Never back, also where no segment is left: places in a log only rise. Else an older copy of the ledger, put
+        # back one day, would stand behind what is written from here on, and never look for it.
+        ledger.follow(whole(number), max(spool.end(number), ledger.position(number)), number)
     if lost:
         log.warning("ledger rebuilt", **counts)
     elif any(counts.values()):

@@ -133,6 +133,34 @@ async def test_a_record_that_was_moved_and_still_lies_in_its_old_place_is_owed_o
         ledger.close_files()
 
 
+async def test_an_old_ledger_finds_what_was_written_after_the_spool_had_been_emptied(tmp_path: Path) -> None:
+    settings = replace(SMALL, spare_segments=0)
+    async with Running(tmp_path / "s", settings) as running:
+        entries = [entry_of(n, 9000) for n in range(1, 20)]
+        for entry in entries:
+            await running.put(entry)
+        await recorded(tmp_path, *entries, position=running.position)
+        shutil.copy(tmp_path / "ledger.db", tmp_path / "backup.db")
+        running.spool.settled([entry.place for entry in entries])
+    (tmp_path / "ledger.db").unlink()
+    await recorded(tmp_path, position=running.position)  # all that was owed has been delivered and let go
+    spool = Spool.open(tmp_path / "s", settings, log=SilentLog())
+    assert spool.empty
+    ledger = opened(tmp_path)
+    reconcile(spool, ledger, SilentLog(), "version")
+    synced = asyncio.Event()
+    spool.start(asyncio.get_running_loop(), synced=lambda entries, position: synced.set(), failed=lambda *_: None)
+    later = entry_of(1000)
+    spool.submit(later)
+    await synced.wait()
+    await spool.close()
+    ledger.close_files()
+    shutil.move(tmp_path / "backup.db", tmp_path / "ledger.db")
+    ledger = start(tmp_path)
+    assert ledger.knows(later.info.id)
+    ledger.close_files()
+
+
 async def test_the_number_of_a_missing_segment_is_not_used_again(tmp_path: Path) -> None:
     async with Running(tmp_path / "s") as running:
         entry = entry_of(1)
