@@ -57,6 +57,8 @@ create table audit(id integer primary key autoincrement, at {ts} not null, what 
 """,
     """
 create index history_study on history(study);
+create index history_settled on history(settled);
+create index event_at on event(at);
 """,
 )
 

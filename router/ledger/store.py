@@ -56,6 +56,8 @@ BEHIND = 60.0
 JUST_NOW = 1.0
 """Seconds within which one may have become ready since somebody looked."""
 HISTORY_SECONDS = 90 * 86400.0
+HISTORY_AT_ONCE = 5000
+"""Rows that are past their time and go in one transaction; the rest has its turn with the next."""
 LAST_ID = (1 << 63) - 1
 
 
@@ -761,8 +763,12 @@ class Store:
             self.delta.keep(segment, -length)
         self.forget(number for number, _ in gone)
         if gone:
-            self.connection.execute("delete from history where settled<?", (now - HISTORY_SECONDS,))
-            self.connection.execute("delete from event where at<?", (now - HISTORY_SECONDS,))
+            for table, column in (("history", "settled"), ("event", "at")):
+                self.connection.execute(
+                    f"delete from {table} where id in "
+                    f"(select id from {table} where {column}<? order by {column} limit {HISTORY_AT_ONCE})",
+                    (now - HISTORY_SECONDS,),
+                )
         return gone
 
     # People ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 from router.errors import LedgerError, LedgerTooNew
 from router.ledger import Receipt, SqliteLedger
 from router.ledger.queries import TRACED
-from router.ledger.store import Store
+from router.ledger.store import HISTORY_SECONDS, Store
 from router.model import Decision, Delivery, Location, LogPosition, OutcomeKind, Priority, Verdict, format_id
 from tests.ledger.support import SilentLog, counted, open_ledger, receipt, record, recount, settle
 
@@ -232,6 +232,37 @@ async def test_settled_instances_leave_by_age_or_by_room_and_history_remembers(t
     (story,) = await ledger.trace(first.info.sop_instance)
     assert story["deliveries"][0]["state"] == "done"
     assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
+async def test_letting_go_takes_no_longer_for_all_that_history_remembers(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, *(receipt(to="a") for _ in range(20)))
+    for delivery in await ledger.lease("a", 20):
+        settle(ledger, delivery)
+    now = time.time()
+    old = now - HISTORY_SECONDS - 60
+
+    def remember(store: Store, _: float) -> None:
+        for number, at in enumerate(3000 * [old] + 3000 * [now], 1 << 40):
+            store.connection.execute(
+                "insert into history(id, sop, study, accession, received, settled, delivered) "
+                "values(?, '', '', '', 0, ?, '{}')",
+                (number, at),
+            )
+            store.connection.execute("insert into event(at, what, detail) values(?, '', '')", (at,))
+
+    await ledger._call(remember)
+    looked_at: list[int] = []
+    ledger._connection.trace_v2(
+        apsw.SQLITE_TRACE_PROFILE,
+        lambda event: looked_at.append(event["stmt_status"]["SQLITE_STMTSTATUS_FULLSCAN_STEP"]),
+    )
+    assert len(await ledger.expire(0, 0)) == 20
+    ledger._connection.trace_v2(0)
+    assert max(looked_at) < 100, "no statement has looked at every row of a table"
+    count = "select (select count(*) from history), (select count(*) from event)"
+    assert await ledger._call(lambda store, _: store._one(count)) == (3020, 3000), "what is old has gone"
     await ledger.close()
 
 
