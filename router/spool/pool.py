@@ -73,6 +73,8 @@ class Segment:
     being_written: bool = False
     written_here: bool = False
     """Used in this run: other epochs than the present one are gone, not damaged."""
+    offered: int = 0
+    """How often it was to be compacted in its present use, and is still here."""
     settled: array[int] = field(default_factory=lambda: array("Q"))
     """Places settled in this run, sorted, in units of ALIGNMENT: four orders of magnitude smaller than what they
     stand for."""
@@ -197,7 +199,7 @@ class SegmentPool:
                 self._uses += 1
                 segment.kind = kind
                 segment.epoch = self._uses << _EPOCH_RANDOM_BITS | secrets.randbits(_EPOCH_RANDOM_BITS)
-                segment.live = segment.live_bytes = 0
+                segment.live = segment.live_bytes = segment.offered = 0
                 segment.settled = array("Q")
                 segment.written_here = True
             write_segment_header(file.descriptor, kind, segment.number, segment.epoch)
@@ -399,7 +401,10 @@ class SegmentPool:
         return segment.written_here and segment.epoch != location.epoch
 
     def candidates(self) -> list[int]:
-        """Full segments of the log that are mostly dead, the emptiest first; a few at a time."""
+        """Full segments of the log that are mostly dead, the emptiest first; a few at a time.
+
+        One that could not be emptied, since a damaged record keeps it, has its turn again behind all others.
+        """
         with self._lock:
             mostly_dead = [
                 segment
@@ -409,8 +414,11 @@ class SegmentPool:
                 and not segment.being_written
                 and segment.live_bytes < (segment.size - FIRST_RECORD) * COMPACT_BELOW
             ]
-        mostly_dead.sort(key=lambda segment: segment.live_bytes)
-        return [segment.number for segment in mostly_dead[:CANDIDATES]]
+            mostly_dead.sort(key=lambda segment: (segment.offered, segment.live_bytes))
+            chosen = mostly_dead[:CANDIDATES]
+            for segment in chosen:
+                segment.offered += 1
+        return [segment.number for segment in chosen]
 
     def sizes(self) -> tuple[int, int]:
         """Bytes of all files, and of what lives in them."""

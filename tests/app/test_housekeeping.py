@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from router.app.housekeeping import Housekeeping
 from router.app.known import KnownInstances
 from router.errors import LedgerError
 from router.model import Decision, InstanceInfo, Location, Share, SpoolSettings
-from tests.spool.support import Entry, Running, entry_of
+from tests.spool.support import SMALL, Entry, Running, entry_of
 
 
 class Log:
@@ -242,3 +243,25 @@ async def test_who_reads_while_the_ledger_is_asked_for_a_move_is_not_led_to_the_
         housekeeping = compacting(running, ledger)
         await housekeeping._attempt(housekeeping.compact)
         assert places == [kept[0].place]
+
+
+async def test_segments_that_damaged_records_keep_do_not_keep_others_from_being_emptied(tmp_path: Path) -> None:
+    async with Running(tmp_path / "s", replace(SMALL, spare_segments=100)) as running:
+        entries = [entry_of(n, 9000) for n in range(1, 81)]
+        await running.put(*entries)
+        segments: dict[int, list[Entry]] = {}
+        for entry in entries:
+            segments.setdefault(entry.place.segment, []).append(entry)
+        full = list(segments.values())[:-2]
+        running.spool.settled([entry.place for some in full for entry in some[1:]])
+        damaged, sound = [some[0] for some in full[:5]], [some[0] for some in full[5:]]
+        for entry in damaged:
+            with running.segment(entry).path.open("r+b") as file:
+                file.seek(entry.place.offset + 5000)
+                file.write(b"other bytes")
+        ledger = Places([*damaged, *sound])
+        housekeeping = compacting(running, ledger)
+        for _ in range(6):
+            await housekeeping.compact()
+        moved = {entry.info.id for entry in ledger.entries if ledger.places[entry.info.id] != entry.place}
+        assert moved == {entry.info.id for entry in sound}
