@@ -13,6 +13,8 @@ from pathlib import Path
 
 from router.errors import SpoolError
 
+LOCK = "lock"
+"""The file's name; nobody reads it."""
 RETRY = 0.05
 """Seconds between attempts."""
 
@@ -27,7 +29,7 @@ def take_lock(folder: Path, wait: float = 0.0) -> int:
         SpoolError: Another router has it.
         OSError: The folder cannot be written to.
     """
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + wait
     while True:
         try:

@@ -76,7 +76,7 @@ from router.ports import Buffer, Log, SpoolEntry
 from router.spool import durable
 from router.spool.growing import GrowingData
 from router.spool.health import Health
-from router.spool.lock import take_lock
+from router.spool.lock import LOCK, take_lock
 from router.spool.pool import Segment, SegmentPool
 from router.spool.record import FoundRecord
 from router.spool.scan import scan
@@ -156,7 +156,7 @@ class Spool:
             spool._make_folders()
             if share.alone:
                 spool._lock_file = take_lock(folder, ENDING)
-            spool._pool.direct = can_write_direct(folder)
+            spool._pool.direct = can_write_direct(folder / LOCK)
             spool._pool.find()
             spool._space.refresh()
         except OSError as error:

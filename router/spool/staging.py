@@ -23,8 +23,6 @@ from router._disk import write_blocks
 from router.ports import Buffer
 from router.spool.segment import BLOCK
 
-PROBE = "probe"
-
 
 class Staging:
     """An aligned buffer. One thread at a time."""
@@ -46,13 +44,15 @@ def read_past_cache(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_DIRECT)
 
 
-def can_write_direct(folder: Path) -> bool:
-    """Whether O_DIRECT works there, found out by trying. Raises OSError for anything else that is wrong."""
-    path = folder / PROBE
+def can_write_direct(path: Path) -> bool:
+    """Whether O_DIRECT works there, found out by trying. Raises OSError for anything else that is wrong.
+
+    Args:
+        path: A file whose content is of no use. One that is there already asks nothing more of a full disk.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o600)
     except OSError as error:
-        path.unlink(missing_ok=True)
         if error.errno == errno.EINVAL:
             return False
         raise
@@ -63,5 +63,4 @@ def can_write_direct(folder: Path) -> bool:
         return error.errno != errno.EINVAL
     finally:
         os.close(descriptor)
-        path.unlink(missing_ok=True)
     return True

@@ -17,7 +17,7 @@ from router.model import Location
 from router.spool import Spool
 from router.spool.segment import path_of
 from tests.spool.faulty import Faulty
-from tests.spool.support import SMALL, Entry, Log, Running, delivery_of, entry_of, live_of, streamed
+from tests.spool.support import SMALL, Entry, Log, Running, delivery_of, entry_of, found, live_of, streamed
 
 
 async def fill(running: Running, count: int, size: int = 9000, start: int = 1) -> list[Entry]:
@@ -193,6 +193,20 @@ def test_a_folder_that_cannot_be_used_is_an_error_that_says_so(tmp_path: Path) -
     (tmp_path / "file").write_text("x")
     with pytest.raises(SpoolError, match="cannot use the spool"):
         Spool.open(tmp_path / "file", SMALL, log=Log())
+
+
+async def test_a_spool_is_opened_on_a_disk_without_an_inode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Running(tmp_path / "s") as running:
+        await running.put(entry_of(1))
+    real = os.open
+
+    def without(path: Path, flags: int, *rest: int) -> int:
+        if flags & os.O_CREAT and not path.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", without)
+    assert len(found(tmp_path / "s")) == 1
 
 
 async def test_a_segment_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

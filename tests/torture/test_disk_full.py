@@ -247,6 +247,26 @@ def test_a_router_that_is_killed_on_a_full_disk_starts_there_and_delivers(tmp_pa
 
 
 @pytest.mark.timeout(600)
+def test_a_router_that_is_killed_on_a_disk_without_inodes_starts_there_and_delivers(tmp_path: Path) -> None:
+    with (
+        Disk(tmp_path / "router" / "data", inodes=100) as disk,
+        running(tmp_path, NO_RESERVE) as (router, oracle, prober),
+    ):
+        assert prober.associate()
+        oracle.stall(0)
+        for _ in range(20):
+            assert prober.store()
+        router.kill()
+        disk.take_inodes()
+        oracle.stall(None)
+        router.launch()  # not ready: it takes nothing in
+        wait_for(oracle.drained, 60, "delivery from a disk without inodes")
+        disk.give_back()
+        assert healed(prober) <= HEALED
+        judged(router, oracle)
+
+
+@pytest.mark.timeout(600)
 def test_a_disk_without_inodes_refuses_with_try_again_and_heals(tmp_path: Path, campaign: bool) -> None:
     with (
         Disk(tmp_path / "router" / "data", inodes=100) as disk,
