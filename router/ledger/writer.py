@@ -544,9 +544,11 @@ class SqliteLedger:
     def _commit(self, jobs: list[Any]) -> None:
         store = self._store
         now = time.time()
+        clock = now - time.monotonic()
+        stepped = 0.0
         try:
             store.begin()
-            self._look_at_clock(now)
+            stepped = self._look_at_clock(clock)
             records: list[_Record] = []
             outcomes: list[Outcome] = []
             discarded: list[InstanceInfo] = []
@@ -582,6 +584,9 @@ class SqliteLedger:
             self._on_failure(problem)
             return
         self._committed_at = time.monotonic()
+        self._clock = clock  # not before: what was rolled back has to be moved by the next transaction
+        if stepped:
+            self.log.warning("the clock was set", seconds=round(stepped))
         self.blocked = ""
         if self.share.alone:
             self.counts.apply(store.delta)
@@ -598,16 +603,17 @@ class SqliteLedger:
             self._loop.call_soon_threadsafe(_answer, calls)
         self._checkpoint(force=False)
 
-    def _look_at_clock(self, now: float) -> None:
-        """Times of day that stand in rows move with a clock that is set: retries are due after as long as before."""
-        before, self._clock = self._clock, now - time.monotonic()
-        seconds = self._clock - before
+    def _look_at_clock(self, clock: float) -> float:
+        """Times of day that stand in rows move with a clock that is set: retries are due after as long as before. Gives
+        the seconds by which this moved them."""
+        seconds = clock - self._clock
         if abs(seconds) < CLOCK_STEP:
-            return
+            return 0.0
         self._stepped = True
-        if self.share.worker == 0:
-            self._store.clock_was_set(seconds)
-            self.log.warning("the clock was set", seconds=round(seconds))
+        if self.share.worker != 0:
+            return 0.0
+        self._store.clock_was_set(seconds)
+        return seconds
 
     def _run_call(self, call: _Call, now: float) -> None:
         """A fault in what somebody asked for is his alone: what else is in the transaction goes on."""

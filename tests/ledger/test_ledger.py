@@ -887,6 +887,32 @@ async def test_a_clock_that_is_set_neither_delays_a_retry_nor_hurries_it(
     await ledger.close()
 
 
+async def test_a_clock_that_is_set_while_the_ledger_finds_no_room_delays_no_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SetClock()
+    monkeypatch.setattr("router.ledger.writer.time", clock)
+    ledger = open_ledger(tmp_path)
+    await record(ledger, receipt(to=("a",)))
+    (delivery,) = await ledger.lease("a", 1)
+    later = clock.time() + 100.0
+    settle(ledger, delivery, OutcomeKind.RETRY, charge=True, not_before=later, reason="status 0x0110", status=0x0110)
+    await ledger.flush()
+
+    def full() -> None:
+        raise apsw.FullError
+
+    with monkeypatch.context() as without_room:
+        without_room.setattr(ledger._store, "commit", full)
+        clock.ahead = -10 * 86400.0
+        with pytest.raises(LedgerError, match="out of disk space"):
+            await ledger.flush()
+    seconds = await ledger.next_ready_in("a")
+    assert seconds is not None
+    assert 80 < seconds <= 101
+    await ledger.close()
+
+
 async def test_after_a_start_nothing_waits_for_longer_than_five_minutes(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     await record(ledger, receipt(to=("a",)))
