@@ -28,12 +28,12 @@ def sync_data(descriptor: int) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """The names in the directory are on stable storage. Raises SyncFailed."""
+    """The names in the directory are on stable storage. Raises SyncFailed, and OSError if it cannot be opened: that
+    says nothing of what was written."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.fsync(descriptor)
     except OSError as error:
         raise SyncFailed(f"sync of a directory failed: {error.strerror}") from error
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import SpoolCorrupt, SpoolError
+from router.errors import SpoolCorrupt, SpoolError, SpoolFull
 from router.model import Location
 from router.spool import Spool
 from router.spool.segment import path_of
@@ -193,6 +193,27 @@ def test_a_folder_that_cannot_be_used_is_an_error_that_says_so(tmp_path: Path) -
     (tmp_path / "file").write_text("x")
     with pytest.raises(SpoolError, match="cannot use the spool"):
         Spool.open(tmp_path / "file", SMALL, log=Log())
+
+
+async def test_a_folder_for_which_no_descriptor_is_left_refuses_what_needs_it_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Running(tmp_path / "s") as running:
+        await running.put(entry_of(1))
+        real = os.open
+
+        def without(path: Path, flags: int, *rest: int) -> int:
+            if flags & os.O_DIRECTORY:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return real(path, flags, *rest)
+
+        with monkeypatch.context() as none_left:
+            none_left.setattr(os, "open", without)
+            with pytest.raises(SpoolFull, match="no file descriptor left"):
+                await running.put_stream(2, 100_000)
+        assert not running.spool.failed
+        await running.put_stream(3, 100_000)
+    assert sorted(record.location.segment for record in found(tmp_path / "s")) == [1, 3]
 
 
 async def test_a_spool_is_opened_on_a_disk_without_an_inode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
