@@ -847,22 +847,25 @@ class Store:
         for name, count in counts.items():
             self.audit.operator(now, action, destination=name, count=count)
 
-    def retry_dead(
-        self, ids: Sequence[int] | None, destination: str | None, now: float, among: Collection[str] | None = None
-    ) -> dict[str, int]:
-        """Dead letters are ready again: all of them, those of a destination, or by delivery id.
+    def dead(
+        self, ids: Sequence[int] | None, destination: str | None, among: Collection[str] | None = None
+    ) -> list[int]:
+        """The deliveries that are dead letters: all of them, those of a destination, or of these.
 
         Args:
             among: Only those of these destinations. None: of any.
         """
+        return [row[0] for row in self._dead(ids, destination) if among is None or row[1] in among]
+
+    def retry_dead(self, ids: Sequence[int], now: float) -> dict[str, int]:
+        """Dead letters are ready again."""
         counts: dict[str, int] = {}
-        for delivery, name, instance, size in self._dead(ids, destination):
-            if among is not None and name not in among:
-                continue
+        for delivery, name, instance, size in self._dead(ids, None):
             self._requeue(delivery, now)
             self._unsettle(instance)
             self.delta.dead -= 1
             self.delta.add_open(name, 1, size)
+            self.woken.add(name)
             self.event(now, instance, name, "dead letter retried", "by an operator")
             counts[name] = counts.get(name, 0) + 1
         self._told("retry dead letters", counts, now)

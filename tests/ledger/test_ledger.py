@@ -203,6 +203,31 @@ async def test_dead_letters_are_kept_retried_and_discarded(tmp_path: Path) -> No
     await ledger.close()
 
 
+async def test_while_many_dead_letters_are_retried_others_are_served_and_lanes_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.ledger.writer.RETRIED_AT_ONCE", 10)
+    ledger = open_ledger(tmp_path)
+    woken: list[str] = []
+    ledger.ready = woken.append
+    await record(ledger, *(receipt(to=("a", "b")) for _ in range(50)))
+    for name in ("a", "b"):
+        for delivery in await ledger.lease(name, 50):
+            settle(ledger, delivery, OutcomeKind.DEAD, reason="status 0xC000", charge=True)
+    await ledger.flush()
+    retrying = asyncio.create_task(ledger.retry_dead(None, "a"))
+    left = set()
+    while not retrying.done():
+        await ledger.flush()
+        left.add(ledger.counts.dead)
+    assert await retrying == {"a": 50}
+    assert len(left) > 3, "others had their turn in between"
+    assert set(woken) == {"a"}
+    assert len(await ledger.lease("a", 100)) == 50
+    assert counted(ledger) == recount(ledger)
+    await ledger.close()
+
+
 async def test_held_instances_are_routed_later(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     held = receipt(verdict=Verdict.HOLD)
