@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from router.app.known import KnownInstances
 from router.delivery.lane import Lane
 from router.errors import LedgerError, SpoolError, fault_location
 from router.ledger import SqliteLedger
-from router.model import ALONE, Share, SpoolSettings
+from router.model import ALONE, Decision, InstanceInfo, Location, Share, SpoolSettings
 from router.observe.metrics import RouterMetrics
 from router.ports import Log
 from router.spool import Spool
@@ -25,6 +25,8 @@ COMPACT_EVERY = 30.0
 RECLAIM_EVERY = 30.0
 KEPT_SHARE = 10
 """Without a setting, delivered objects may keep a tenth of the disk."""
+MOVED_AT_ONCE = 1 << 20
+"""Bytes of records that are moved together: little beside what the log takes of those that come."""
 KNOWN_AT_ONCE = 1000
 """UIDs that are made known again in one step of the loop."""
 AGES = ((86_400.0, "24 h"), (14_400.0, "4 h"), (900.0, "15 min"))
@@ -184,21 +186,44 @@ class Housekeeping:
     async def compact(self) -> None:
         """Move what little still lives out of mostly dead segments, so that they can be used again."""
         for segment in self.spool.compaction_candidates():
-            for info, decision, old in await self.ledger.instances_in(segment):
-                try:
-                    new = await self.spool.move(info, decision, old)
-                except SpoolError as error:
-                    self.log.warning("record not moved", segment=segment, reason=str(error))
+            for some in _together(await self.ledger.instances_in(segment)):
+                ends = await asyncio.gather(*(self._move(*record) for record in some), return_exceptions=True)
+                problems = [end for end in ends if end is not None]
+                for problem in problems:
+                    if not isinstance(problem, SpoolError):
+                        raise problem
+                if problems:
+                    self.log.warning("record not moved", segment=segment, reason=str(problems[0]))
                     break
-                try:
-                    relocated = await self.ledger.relocate(info.id, old, new)
-                except LedgerError:
-                    if not self.ledger.failed:
-                        # For want of room, most likely: the record stays where it is, and nobody knows of the copy. A
-                        # ledger that has failed may have committed it all the same.
-                        self.spool.settled([new])
-                    raise
-                if relocated:
-                    self.spool.moved(old, new)
-                else:
-                    self.spool.settled([new])
+
+    async def _move(self, info: InstanceInfo, decision: Decision, old: Location) -> None:
+        new = await self.spool.move(info, decision, old)
+        try:
+            relocated = await self.ledger.relocate(info.id, old, new)
+        except LedgerError:
+            if not self.ledger.failed:
+                # For want of room, most likely: the record stays where it is, and nobody knows of the copy. A ledger
+                # that has failed may have committed it all the same.
+                self.spool.settled([new])
+            raise
+        if relocated:
+            self.spool.moved(old, new)
+        else:
+            self.spool.settled([new])
+
+
+def _together(
+    records: Sequence[tuple[InstanceInfo, Decision, Location]],
+) -> Iterator[list[tuple[InstanceInfo, Decision, Location]]]:
+    """Those that are moved at once: they share syncs and commits, of which each would need its own."""
+    some = []
+    size = 0
+    for record in records:
+        some.append(record)
+        size += record[2].length
+        if size >= MOVED_AT_ONCE:
+            yield some
+            some = []
+            size = 0
+    if some:
+        yield some

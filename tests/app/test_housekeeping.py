@@ -265,3 +265,35 @@ async def test_segments_that_damaged_records_keep_do_not_keep_others_from_being_
             await housekeeping.compact()
         moved = {entry.info.id for entry in ledger.entries if ledger.places[entry.info.id] != entry.place}
         assert moved == {entry.info.id for entry in sound}
+
+
+async def test_what_is_moved_is_moved_together_and_little_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOVED_AT_ONCE", 25_000)
+    settings = replace(SMALL, segment_size=1 << 20)
+    async with Running(tmp_path / "s", settings) as running:
+        entries = [entry_of(n, 9000) for n in range(1, 120)]
+        await running.put(*entries)
+        first = [entry for entry in entries if entry.place.segment == entries[0].place.segment]
+        kept = first[:8]
+        running.spool.settled([entry.place for entry in first[8:]])
+        await running.files_settled()
+        ledger = Places(kept)
+        asked = 0
+        together: list[int] = []
+
+        async def relocate(number: int, old: Location, new: Location) -> bool:
+            nonlocal asked
+            asked += 1
+            await running.files_settled()
+            together.append(asked)
+            asked -= 1
+            return await Places.relocate(ledger, number, old, new)
+
+        ledger.relocate = relocate  # type: ignore[method-assign]
+        await compacting(running, ledger).compact()
+        assert all(ledger.places[entry.info.id] != entry.place for entry in kept)
+        assert 1 < max(together) <= 3
+        assert [await running.read(entry) for entry in kept] == [entry.data() for entry in kept]
+        assert live_in(running) == len(entries) - len(first) + len(kept)
