@@ -54,6 +54,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -137,6 +138,7 @@ class Spool:
         self._lock_file = -1
         self._synced: Told
         self._failed: Refused
+        self._streaming: dict[int, float] = {}
         self._moved: dict[tuple[int, int, int], Location] = {}
 
     # Opening and recovering (blocking, before the loop) ------------------------------------------------------
@@ -285,8 +287,10 @@ class Spool:
 
     @property
     def stuck_for(self) -> float:
-        """Seconds for which records have waited for the disk without any of them getting there."""
-        return self._writer.stuck_for
+        """Seconds for which records have waited for the disk without any of them getting there, or a step of a large
+        one has."""
+        since = list(self._streaming.values())
+        return max(self._writer.stuck_for, time.monotonic() - min(since) if since else 0.0)
 
     async def close(self) -> None:
         """Finish what was submitted, stop the threads, give the lock back. Streams must have ended. Not to be
@@ -322,7 +326,9 @@ class Spool:
         """Begin a large record, whose data need not fit into memory."""
         if self._loop is None:
             raise SpoolError("the spool has not been started")
-        return SpoolStream(self._pool, self._health, self._loop, self._streamers, self._stream_ended, self.log)
+        return SpoolStream(
+            self._pool, self._health, self._loop, self._streamers, self._stream_ended, self.log, self._streaming
+        )
 
     def growing(
         self, stream: SpoolStream, *, recent: list[Buffer], size: int, keep: int, released: Callable[[], None]

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from threading import Lock, local
+from threading import Lock, get_ident, local
 
 from router.errors import SpoolError, fault_location
 from router.model import Location
@@ -54,6 +55,9 @@ class SpoolStream:
 
     ``write`` never blocks and never raises: what goes wrong is remembered and told to ``finish``. How much may be
     pending is the caller's to decide: stop reading the socket above some MiB, and go on when ``on_drain`` calls.
+
+    Args:
+        at_work: The threads that do something for a stream, and since when (monotonic); one for all streams.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class SpoolStream:
         executor: Executor,
         finished: Callable[[SpoolStream], None],
         log: Log,
+        at_work: dict[int, float],
     ) -> None:
         self._pool = pool
         self._health = health
@@ -71,6 +76,7 @@ class SpoolStream:
         self._executor = executor
         self._finished = finished
         self._log = log
+        self._at_work = at_work
         self._lock = Lock()
         self._queue: deque[Buffer] = deque()
         self._working = False
@@ -168,6 +174,14 @@ class SpoolStream:
     # In a thread, one at a time ----------------------------------------------------------------------------
 
     def _work(self) -> None:
+        thread = get_ident()
+        self._at_work[thread] = time.monotonic()
+        try:
+            self._take_a_step()
+        finally:
+            self._at_work.pop(thread, None)
+
+    def _take_a_step(self) -> None:
         with self._lock:
             chunks = list(self._queue)
             self._queue.clear()

@@ -121,13 +121,15 @@ class LogWriter:
 
     def submit(self, item: Item) -> None:
         """Returns at once; what becomes of it is told later, never from within."""
+        if not self._in_flight and not self._waiting:
+            self._moved_at = self._loop.time()
         self._waiting.append(item)
         self._place()
 
     @property
     def stuck_for(self) -> float:
         """Seconds for which records have waited for the disk without any of them getting there."""
-        return self._loop.time() - self._moved_at if self._in_flight else 0.0
+        return self._loop.time() - self._moved_at if self._in_flight or self._waiting else 0.0
 
     async def close(self) -> None:
         """Commit what was submitted."""
@@ -186,8 +188,6 @@ class LogWriter:
                 self._loop.call_soon(self._refuse, [item], problem)
                 continue
             log.position = start + align(length)
-            if not self._in_flight:
-                self._moved_at = self._loop.time()
             log.in_flight += 1
             self._in_flight += 1
             if info.size > self._space.largest_object:
@@ -213,8 +213,9 @@ class LogWriter:
         """In the files' thread."""
         try:
             taken: _OpenLog | SpoolError = _OpenLog(*self._pool.take(KIND_LOG))
-        except SpoolError as error:
-            taken = error
+        except Exception as error:
+            # Also for a fault of ours: nobody else tells those that wait.
+            taken = error if isinstance(error, SpoolError) else SpoolError(f"fault of ours: {type(error).__name__}")
         self._loop.call_soon_threadsafe(self._taken, taken)
 
     def _taken(self, taken: _OpenLog | SpoolError) -> None:

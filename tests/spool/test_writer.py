@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from router.errors import SpoolError, SpoolFull
 from router.model import Decision, Location, LogPosition, Verdict
 from router.ports import Buffer, SpoolEntry
 from router.spool import durable
-from router.spool.segment import BLOCK, path_of
+from router.spool.pool import Segment, SegmentPool
+from router.spool.segment import BLOCK, SegmentFile, path_of
 from router.spool.staging import Staging
 from router.spool.writer import Move
 from tests.spool.faulty import Faulty
@@ -416,3 +418,40 @@ async def test_a_fault_of_who_is_told_of_records_keeps_nobody_else_of_their_grou
         assert isinstance(await asyncio.wait_for(moved, 10), Location)
         await running.put(entry_of(4))
     assert len(faults) == 1
+
+
+async def test_a_fault_while_a_segment_is_taken_refuses_who_waits_for_it_and_nobody_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(pool: SegmentPool, kind: int) -> None:
+        raise RuntimeError("fault of ours")
+
+    async with Running(tmp_path / "s") as running, asyncio.timeout(20):
+        with monkeypatch.context() as faulty:
+            faulty.setattr(SegmentPool, "take", fault)
+            with pytest.raises(SpoolError, match="fault of ours"):
+                await running.put(entry_of(1))
+        await running.put(entry_of(2))
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_disk_that_hangs_before_anything_is_written_is_seen_to_be_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    go_on = threading.Event()
+    take = SegmentPool.take
+
+    def hanging(pool: SegmentPool, kind: int) -> tuple[Segment, SegmentFile]:
+        assert go_on.wait(20)
+        return take(pool, kind)
+
+    monkeypatch.setattr(SegmentPool, "take", hanging)
+    async with Running(tmp_path / "s") as running, asyncio.timeout(20):
+        assert running.spool.stuck_for == 0
+        put = asyncio.create_task(running.put_stream(1, 100_000) if large else running.put(entry_of(1)))
+        await asyncio.sleep(0.2)
+        assert running.spool.stuck_for > 0.1
+        go_on.set()
+        await put
+        while running.spool.stuck_for:
+            await asyncio.sleep(0.001)
