@@ -27,10 +27,12 @@ class Ballast:
     def make(self) -> None:
         """If there is none, and room enough. Never raises: it is a help, and no need."""
         with suppress(OSError):
-            if self._path.exists():
-                return
             state = os.statvfs(self._path.parent)
             size = min(LARGEST, state.f_blocks * state.f_frsize // SHARE)
+            with suppress(FileNotFoundError):
+                if self._path.stat().st_size >= size:
+                    return
+                self._path.unlink()  # who made it was killed over it
             if state.f_bavail * state.f_frsize < SPARE * size:
                 return
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
