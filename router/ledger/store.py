@@ -129,7 +129,9 @@ class Store:
         self._early.clear()  # of one that was rolled back
         self.connection.execute("begin immediate")
         if not self.share.alone:
-            self._numbers = itertools.count(self._max("delivery") + 1)
+            # No number that we have seen comes again when its delivery is gone: somebody may still hold it, and tell us
+            # of it when it has come to mean another.
+            self._numbers = itertools.count(max(self._max("delivery") + 1, self.next_number()))
 
     def commit(self) -> None:
         """Among several processes the counters stand in a table, changed with what they count."""

@@ -144,6 +144,23 @@ async def test_leases_that_nobody_could_renew_stay_with_who_has_them(
             await asyncio.sleep(0.1)
 
 
+async def test_a_late_outcome_of_a_delivery_that_is_gone_is_taken_for_no_other(opened: Open) -> None:
+    first, second = opened(0), opened(1)
+    (result,) = await record(first, receipt(to=("a",), direct=("a",)))
+    (lost,) = result.deliveries
+    await second._call(lambda store, now: store.take_over_expired(now + 61))
+    (delivery,) = await second.lease("a", 1)
+    settle(second, delivery)
+    await second.flush()
+    assert len(await first.expire(0, 0)) == 1
+    (result,) = await record(second, receipt(to=("a",), direct=("a",)))
+    settle(first, lost)
+    await first.flush()
+    assert (await first.counted()).open["a"] == [1, 100]
+    (other,) = result.deliveries
+    assert other.id != lost.id
+
+
 async def test_each_has_its_place_in_its_own_log(opened: Open, tmp_path: Path) -> None:
     first, second = opened(0), opened(1)
     await record(first, receipt(), position=LogPosition(5, 100))
