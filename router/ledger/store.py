@@ -44,6 +44,7 @@ from router.model import (
     LogPosition,
     Outcome,
     OutcomeKind,
+    Priority,
     Share,
     Verdict,
 )
@@ -483,18 +484,20 @@ class Store:
 
     def lease(self, destination: str, limit: int, now: float) -> list[Delivery]:
         """The next ready ones, in order, leased to us. Empty when there are none."""
-        ids = [
-            row[0]
-            for row in self.connection.execute(
-                "select d.id from delivery d where d.dest=? and d.state='ready' and d.not_before<=? "
-                "and (d.after is null or not exists "
-                "(select 1 from instance me join instance i on i.sop=me.sop "
-                "join delivery o on o.instance_id=i.id and o.dest=d.dest where me.id=d.instance_id "
-                "and (i.id<me.id and o.state in ('ready','leased') or i.id>me.id and o.state='leased'))) "
-                "order by d.priority, d.not_before, d.id limit ?",
-                (destination, now, limit),
-            )
-        ]
+        ids: list[int] = []
+        for priority in Priority:  # one by one: so those that wait for their time are not looked at
+            ids += [
+                row[0]
+                for row in self.connection.execute(
+                    "select d.id from delivery d where d.dest=? and d.priority=? and d.state='ready' and d.not_before<=? "
+                    "and (d.after is null or not exists "
+                    "(select 1 from instance me join instance i on i.sop=me.sop "
+                    "join delivery o on o.instance_id=i.id and o.dest=d.dest where me.id=d.instance_id "
+                    "and (i.id<me.id and o.state in ('ready','leased') or i.id>me.id and o.state='leased'))) "
+                    "order by d.not_before, d.id limit ?",
+                    (destination, int(priority), now, limit - len(ids)),
+                )
+            ]
         if not ids:
             return []
         listed = json.dumps(ids)
@@ -550,15 +553,21 @@ class Store:
 
         What was ready before stays behind an older version of its object: that is looked for ``BEHIND`` later.
         """
-        moment, behind = self._one(
-            "select (select min(not_before) from delivery where dest=?1 and state='ready' and not_before>?2), "
-            "exists(select 1 from delivery where dest=?1 and state='ready' and not_before<=?2)",
-            (destination, now - JUST_NOW),
-        )
+        moments: list[float] = []
+        behind = False
+        for priority in Priority:
+            moment, ready = self._one(
+                "select (select min(not_before) from delivery where dest=?1 and priority=?2 and state='ready' "
+                "and not_before>?3), "
+                "exists(select 1 from delivery where dest=?1 and priority=?2 and state='ready' and not_before<=?3)",
+                (destination, int(priority), now - JUST_NOW),
+            )
+            behind |= bool(ready)
+            if moment is not None:
+                moments.append(moment)
         if behind:
-            return min(now + BEHIND, moment if moment is not None else now + BEHIND)
-        found: float | None = moment
-        return found
+            moments.append(now + BEHIND)
+        return min(moments, default=None)
 
     def settle_all(self, outcomes: Sequence[Outcome], now: float) -> None:
         """What became of attempts. Plain successes, nearly all there are, take two statements together."""

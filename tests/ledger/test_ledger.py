@@ -45,6 +45,29 @@ async def test_leases_come_by_priority_then_arrival(tmp_path: Path) -> None:
     await ledger.close()
 
 
+async def test_a_lease_takes_no_longer_for_all_that_wait_for_their_time(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await record(ledger, *(receipt(to="a") for _ in range(1000)))
+    later = time.time() + 1000
+    for delivery in [*await ledger.lease("a", 1000)]:
+        settle(ledger, delivery, OutcomeKind.RETRY, charge=True, not_before=later, reason="status 0x0110")
+    due = receipt(to="a", priority=Priority.LOW)
+    await record(ledger, due)
+    steps: list[int] = []
+    ledger._connection.trace_v2(
+        apsw.SQLITE_TRACE_PROFILE,
+        lambda event: steps.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]),
+    )
+    (delivery,) = await ledger.lease("a", 10)
+    seconds = await ledger.next_ready_in("a")
+    ledger._connection.trace_v2(0)
+    assert delivery.instance.id == due.info.id
+    assert seconds is not None
+    assert 900 < seconds <= 1000
+    assert max(steps) < 1000, "no statement has looked at all of them"
+    await ledger.close()
+
+
 async def test_a_late_outcome_of_a_lost_lease_changes_nothing(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     await record(ledger, receipt(to="a"))
