@@ -121,23 +121,25 @@ class HeldInstances:
                         found.still_held += 1
                         continue
                     decisions.append((info, decision))
-                woken = await router.ledger.route_held([(info.id, decision) for info, decision in decisions], why)
+                routed = await router.ledger.route_held([(info.id, decision) for info, decision in decisions], why)
+                woken: set[str] = set()
                 for info, decision in decisions:
-                    self._tell(found, info, decision)
-                for name in woken:
-                    if name in router.lanes:
-                        router.lanes[name].backlog()
+                    if info.id in routed:  # else another worker was first
+                        self._tell(found, info, decision)
+                        woken.update(decision.destinations)
+                for name in woken & router.lanes.keys():
+                    router.lanes[name].backlog()
         if found.released or found.discarded:
             router.log.info("held instances released", why=why, **asdict(found))
         return found
 
     def _tell(self, found: Released, info: InstanceInfo, decision: Decision) -> None:
-        """As of one that has just come."""
-        intake = self._router.intake
-        intake.decided(decision)
+        """As of one that has just come, but that the audit trail knows that it came."""
+        router = self._router
+        router.intake.decided(decision)
         if decision.verdict is Verdict.DISCARD:
             found.discarded += 1
-            intake.discarded(info, decision)
+            router.log_discarded(info, decision)
         else:
             found.released += 1
 

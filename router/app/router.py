@@ -364,8 +364,11 @@ class Router:
     # What parts report -------------------------------------------------------------------------------------
 
     def _discarded(self, info: InstanceInfo, decision: Decision) -> None:
-        self.log.info("instance discarded by a rule", rules=list(decision.rules), size=info.size, peer=info.origin.peer)
+        self.log_discarded(info, decision)
         self.ledger.discarded(info)
+
+    def log_discarded(self, info: InstanceInfo, decision: Decision) -> None:
+        self.log.info("instance discarded by a rule", rules=list(decision.rules), size=info.size, peer=info.origin.peer)
 
     def _rules_failed(self, error: Exception) -> None:
         """Our own fault; the object is held. Only the place is logged: a message may repeat a patient's value."""

@@ -935,9 +935,9 @@ class Store:
             )
         ]
 
-    def route_held(self, decisions: Sequence[tuple[int, Decision]], now: float, why: str) -> set[str]:
-        """Held instances get a decision; gives the destinations that now have work."""
-        woken: set[str] = set()
+    def route_held(self, decisions: Sequence[tuple[int, Decision]], now: float, why: str) -> set[int]:
+        """Held instances get a decision; gives those that were still held."""
+        routed: set[int] = set()
         released = 0
         for number, decision in decisions:
             row = self.connection.execute(
@@ -947,12 +947,12 @@ class Store:
             if row is None:
                 continue
             self.delta.held -= 1
-            released += 1
+            routed.add(number)
+            released += bool(decision.destinations)
             self.event(now, number, None, "released" if decision.destinations else "discarded", why)
             for destination in decision.destinations:
                 self._insert(number, destination, int(decision.priority), now)
                 self.delta.add_open(destination, 1, row[0])
-                woken.add(destination)
             if not decision.destinations:
                 segment, length = self._one(
                     "update instance set settled=? where id=? returning segment, length", (now, number)
@@ -960,7 +960,9 @@ class Store:
                 self.delta.keep(segment, length)
         if released:
             self.audit.operator(now, "release held instances", count=released)
-        return woken
+        if discarded := len(routed) - released:
+            self.audit.operator(now, "discard held instances", count=discarded)
+        return routed
 
     def rules_in_force(self, version: str, now: float) -> None:
         before = self.connection.execute("select value from setting where name='rules'").fetchone()

@@ -364,7 +364,8 @@ class SqliteLedger:
     async def discard_dead(self, ids: Sequence[int]) -> int:
         return await self._call(lambda store, now: store.discard_dead(ids, now))
 
-    async def route_held(self, decisions: Sequence[tuple[int, Decision]], why: str) -> set[str]:
+    async def route_held(self, decisions: Sequence[tuple[int, Decision]], why: str) -> set[int]:
+        """See ``Store.route_held``."""
         return await self._call(lambda store, now: store.route_held(decisions, now, why))
 
     async def held_instances(

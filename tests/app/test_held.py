@@ -79,6 +79,9 @@ def test_what_better_rules_discard_is_told_as_what_comes_is(tmp_path: Path) -> N
         (story,) = json.loads(router.get("/api/v1/trace?selector=2.25.71"))["instances"]
         assert [event["what"] for event in story["events"]] == ["discarded"]
     assert received(out) == {}
+    (trail,) = (router.folder / "data" / "audit").glob("*.log")
+    assert "discard held instances" in trail.read_text()
+    assert "discarded, as the rules say" not in trail.read_text(), "it has come once"
 
 
 def test_a_change_that_is_held_is_released_by_a_person_and_by_no_rule(tmp_path: Path) -> None:
@@ -107,6 +110,31 @@ def test_a_change_that_is_held_is_released_by_a_person_and_by_no_rule(tmp_path: 
         wait_for(lambda: sha256(second) in received(out)["2.25.71"], 20, "the change to be delivered")
 
 
+async def test_what_another_worker_has_released_is_not_told_again() -> None:
+    class Ledger:
+        async def held_instances(self, after: int, *_: object, **__: object) -> list[Any]:
+            return [(SimpleNamespace(id=number), None) for number in (1, 2)] if after < 1 else []
+
+        async def route_held(self, *_: object) -> set[int]:
+            return {2}
+
+    class Held(HeldInstances):
+        async def explain(self, rules: Any, info: Any, _: object) -> Any:
+            return SimpleNamespace(decision=Decision(verdict=Verdict.DISCARD, version="2"))
+
+    told: list[object] = []
+    router = SimpleNamespace(
+        ledger=Ledger(),
+        lanes={},
+        log=RecordingLog(),
+        rules=lambda: None,
+        intake=SimpleNamespace(decided=told.append),
+        log_discarded=lambda info, decision: told.append(info.id),
+    )
+    assert await Held(cast("Any", router)).release(None, None, "rules changed") == Released(discarded=1)
+    assert told == [Decision(verdict=Verdict.DISCARD, version="2"), 2]
+
+
 async def test_what_is_decided_again_is_decided_by_the_rules_in_force_when_its_turn_comes() -> None:
     left = [(SimpleNamespace(id=number), None) for number in range(1, BATCH + 2)]
     routed: list[tuple[int, str]] = []
@@ -116,10 +144,10 @@ async def test_what_is_decided_again_is_decided_by_the_rules_in_force_when_its_t
         async def held_instances(self, after: int, limit: int, **_: object) -> list[Any]:
             return [one for one in left if one[0].id > after][:limit]
 
-        async def route_held(self, decisions: list[tuple[int, Decision]], why: str) -> set[str]:
+        async def route_held(self, decisions: list[tuple[int, Decision]], why: str) -> set[int]:
             routed.extend((number, decision.version) for number, decision in decisions)
             in_force[0] = "right"
-            return set()
+            return {number for number, _ in decisions}
 
     class Held(HeldInstances):
         async def explain(self, rules: Any, *_: object) -> Any:

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from router.ledger import SqliteLedger, queries
-from router.model import Delivery, Outcome, OutcomeKind, Verdict
+from router.model import Decision, Delivery, Outcome, OutcomeKind, Verdict
 from tests.ledger.support import SilentLog, receipt, record, settle
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -67,6 +67,19 @@ async def test_what_rules_discard_is_a_row_of_its_own(ledger: SqliteLedger) -> N
     await ledger.flush()
     [(what, facts)] = await told(ledger)
     assert (what, facts["calling"], facts["patient"], facts["classes"]) == ("discarded", "CT1", "SYNTHETIC1", {CT: 2})
+
+
+async def test_what_rules_discard_that_was_held_has_been_told_of(ledger: SqliteLedger) -> None:
+    held = [receipt(uid, verdict=Verdict.HOLD) for uid in ("1.2.3", "1.2.4", "1.2.5")]
+    await record(ledger, *held)
+    decisions = [Decision(verdict=Verdict.ROUTE, destinations=("a",)), *2 * [Decision(verdict=Verdict.DISCARD)]]
+    numbers = [one.info.id for one in held]
+    assert await ledger.route_held(list(zip(numbers, decisions, strict=True)), "rules changed") == set(numbers)
+    assert [(what, facts.get("action"), facts.get("count")) for what, facts in await told(ledger)] == [
+        ("received", None, None),
+        ("operator", "release held instances", 1),
+        ("operator", "discard held instances", 2),
+    ]
 
 
 async def test_what_rules_discard_waits_while_the_ledger_is_held(ledger: SqliteLedger, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def _released_to_nobody_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is released counts as decided, and is owed to nobody."""
     route_held = Store.route_held
 
-    def without(self: Store, decisions: Any, now: float, why: str) -> set[str]:
+    def without(self: Store, decisions: Any, now: float, why: str) -> set[int]:
         return route_held(self, [(number, replace(one, destinations=())) for number, one in decisions], now, why)
 
     monkeypatch.setattr(Store, "route_held", without)
