@@ -526,18 +526,19 @@ class SqliteLedger:
     def _gather(self, until: float) -> list[Any]:
         """Everything that waits: a while after the last commit, unless somebody waits for it."""
         jobs, self._postponed = self._postponed, []
+        most = len(jobs) + GROUP_JOBS  # however many are postponed: others want to be refused
         with suppress(queue.Empty):
             jobs.append(self._queue.get(timeout=0 if jobs else max(0.0, until - time.monotonic())))
-        self._drain(jobs)
+        self._drain(jobs, most)
         early = self._committed_at + COMMIT_EVERY - time.monotonic()
         if early > 0 and jobs and all(map(_is_answered, jobs)):
             time.sleep(early)
-            self._drain(jobs)
+            self._drain(jobs, most)
         return jobs
 
-    def _drain(self, jobs: list[Any]) -> None:
+    def _drain(self, jobs: list[Any], most: int) -> None:
         with suppress(queue.Empty):
-            while len(jobs) < GROUP_JOBS:
+            while len(jobs) < most:
                 jobs.append(self._queue.get_nowait())
 
     def _nobody(self) -> asyncio.Future[Any]:

@@ -562,6 +562,27 @@ async def test_while_another_program_holds_it_what_was_answered_waits_and_nothin
     assert not faults
 
 
+async def test_while_it_is_held_nobody_waits_for_all_that_was_answered_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.ledger.writer.GROUP_JOBS", 50)
+    ledger = open_ledger(tmp_path)
+    results = await record(ledger, *(receipt(to="a", direct=("a",)) for _ in range(100)))
+    ledger._connection.set_busy_timeout(50)
+    other = apsw.Connection(str(tmp_path / "ledger.db"))
+    other.execute("begin immediate")
+    for result in results:
+        settle(ledger, result.deliveries[0])
+    async with asyncio.timeout(6):
+        with pytest.raises(LedgerError, match="in use by another program"):
+            await ledger.flush()
+    other.execute("rollback")
+    await ledger.flush()
+    assert counted(ledger) == recount(ledger)
+    assert counted(ledger)["open"] == {}
+    await ledger.close()
+
+
 async def test_after_a_failed_commit_nobody_is_told_success(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     ledger._connection.execute("create table other(x)")
