@@ -165,11 +165,11 @@ class Attributes:
 
 def _as_written(number: float) -> float:
     """The shortest decimal that is this number in single precision: 1.1, which a rule says, not 1.100000023841858."""
-    for digits in range(6, 9):
+    for digits in range(6, 10):
         written = float(f"{number:.{digits}g}")
         if struct.unpack("=f", struct.pack("=f", written))[0] == number:
             return written
-    return number
+    return number  # no number: NaN
 
 
 def _shortest(number: float, vr: str) -> str:
