@@ -188,6 +188,7 @@ class SimulatedNode:
         self.rules_in_force = Rules(1, tuple(peer.name for peer in destinations), 0.0)
         self.log = SilentLog()
         self.config = SimpleNamespace(on_changed_duplicate="version")
+        self.intake = SimpleNamespace(decided=lambda decision: None)
         self._ids = itertools.count(1)
         self.ledger: SimulatedLedger
 
@@ -221,6 +222,9 @@ class SimulatedNode:
 
     def rules(self) -> Rules:
         return self.rules_in_force
+
+    def log_discarded(self, info: InstanceInfo, decision: Decision) -> None:
+        """Nobody reads it."""
 
     def reload(self, rules: Rules) -> None:
         self.rules_in_force = rules
