@@ -17,6 +17,8 @@ from router.ports import Json
 if TYPE_CHECKING:
     from router.app.router import Router
 
+SLOW_DISK = 10.0
+"""Seconds without any record getting to the disk, although some wait, after which we say that senders wait too."""
 NOT_CONFIGURED = "not configured"
 """The state of a destination that the configuration no longer has, and that something is still owed to."""
 
@@ -47,6 +49,8 @@ class RouterControl:
             reasons.append("starting")
         if router.spool.below_associations_floor():
             reasons.append("disk below its floor: new associations are refused")
+        if router.spool.stuck_for > SLOW_DISK:
+            reasons.append(f"the spool's disk has not answered for {router.spool.stuck_for:.0f} s")
         return not reasons, reasons
 
     async def status(self) -> Json:

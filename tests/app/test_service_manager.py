@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import signal
 import socket
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from router.app.service_manager import ServiceManager
-from tests.support.peers import accepts
+from tests.support.peers import accepts, wait_for
 from tests.support.ports import free_port
 from tests.support.router_process import RouterProcess
 
@@ -113,6 +114,29 @@ def test_a_router_that_makes_no_progress_gives_no_sign_of_life(
             assert manager.hear() == [f"STATUS={told}"]
     finally:
         router.kill()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_hangs_is_why_the_router_is_not_ready(tmp_path: Path, manager: Manager, workers: int) -> None:
+    hangs = "from router.spool import Spool\nSpool.stuck_for = property(lambda spool: 11.0)\n"
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(hangs)  # which every process of it reads at its start
+    router = service(tmp_path, manager, workers=workers)
+    router.environment["PYTHONPATH"] = str(site)
+    router.launch()
+    try:
+        manager.hear_until("READY=1")
+        reason = "the spool's disk has not answered for 11 s"
+        wait_for(lambda: reason in readiness(router), 20, "the reason")
+    finally:
+        router.kill()
+
+
+def readiness(router: RouterProcess) -> str:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", router.admin, timeout=10)) as connection:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().read().decode()
 
 
 def test_a_ledger_that_refuses_for_a_while_ends_no_signs_of_life(tmp_path: Path, manager: Manager) -> None:
