@@ -21,6 +21,15 @@ DELIVERY_COLUMNS = (
     "d.id, d.dest, d.priority, d.fence, d.attempts, d.first_attempt, d.after is not null and i.supersedes is not null"
 )
 
+NAMED = (
+    "i.sop=?1 or i.study=?1 or (i.accession=?1 and i.accession<>'')",
+    "i.series=?1",
+)
+"""What may name instances ``i``. In this order, the second only where the first finds nothing: there is no index of
+series, and a UID of one is none of something else."""
+
+LAST_ID = (1 << 63) - 1
+
 DISCARDED = "discarded by an operator"
 """The last error of a delivery that was given up for good: it is done, and nothing was delivered."""
 

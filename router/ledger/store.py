@@ -29,6 +29,8 @@ from router.ledger.rows import (
     INSERT_DELIVERY,
     INSERT_INSTANCE,
     INSTANCE_COLUMNS,
+    LAST_ID,
+    NAMED,
     delivery_of,
     insert_rows,
     instance_of,
@@ -59,7 +61,6 @@ JUST_NOW = 1.0
 HISTORY_SECONDS = 90 * 86400.0
 HISTORY_AT_ONCE = 5000
 """Rows that are past their time and go in one transaction; the rest has its turn with the next."""
-LAST_ID = (1 << 63) - 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -797,13 +798,14 @@ class Store:
             found = list(self.connection.execute("select id, size from instance where id=?", (selector["id"],)))
             if found:
                 return found
-        return list(
-            self.connection.execute(
-                "select id, size from instance where sop=?1 or study=?1 or series=?1 or (accession=?1 and accession<>'') "
-                "order by id",
-                (selector["uid"],),
+        for named in NAMED:
+            uid = (selector["uid"],)
+            found = list(
+                self.connection.execute(f"select i.id, i.size from instance i where {named} order by i.id", uid)
             )
-        )
+            if found:
+                break
+        return found
 
     def find(self, selector: dict[str, Any]) -> tuple[InstanceInfo, Location] | None:
         """The newest instance of a selector."""
