@@ -17,8 +17,8 @@ from router.ports import Json
 if TYPE_CHECKING:
     from router.app.router import Router
 
-SLOW_DISK = 10.0
-"""Seconds without any record getting to the disk, although some wait, after which we say that senders wait too."""
+SLOW = 10.0
+"""Seconds after which we say of a disk, or of the ledger, that everybody waits for it."""
 NOT_CONFIGURED = "not configured"
 """The state of a destination that the configuration no longer has, and that something is still owed to."""
 
@@ -49,8 +49,9 @@ class RouterControl:
             reasons.append("starting")
         if router.spool.below_associations_floor():
             reasons.append("disk below its floor: new associations are refused")
-        if router.spool.stuck_for > SLOW_DISK:
-            reasons.append(f"the spool's disk has not answered for {router.spool.stuck_for:.0f} s")
+        for what, seconds in (("the spool's disk", router.spool.stuck_for), ("the ledger", router.ledger.stuck_for)):
+            if seconds > SLOW:
+                reasons.append(f"{what} has not answered for {seconds:.0f} s")
         return not reasons, reasons
 
     async def status(self) -> Json:

@@ -122,6 +122,8 @@ class SqliteLedger:
         self._clock = time.time() - time.monotonic()
         """The time of day less the monotonic time, at the last transaction."""
         self._stepped = False
+        self._working_since = 0.0
+        """Monotonic; 0: there is nothing to do."""
         self._renewed_at = time.monotonic()
         self._trusted_at = 0.0
         """Monotonic time from when on a lease that has run out is one of a process that does not renew it."""
@@ -552,8 +554,16 @@ class SqliteLedger:
         if self.failed:
             self._refuse(jobs, LedgerError("the ledger has failed"))
             return
+        self._working_since = time.monotonic()
         with self._turn:
             self._commit(jobs)
+        self._working_since = 0.0
+
+    @property
+    def stuck_for(self) -> float:
+        """Seconds for which the transaction under way has taken, its turn among several processes included."""
+        since = self._working_since
+        return time.monotonic() - since if since else 0.0
 
     def _commit(self, jobs: list[Any]) -> None:
         store = self._store

@@ -116,9 +116,14 @@ def test_a_router_that_makes_no_progress_gives_no_sign_of_life(
         router.kill()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_disk_that_hangs_is_why_the_router_is_not_ready(tmp_path: Path, manager: Manager, workers: int) -> None:
-    hangs = "from router.spool import Spool\nSpool.stuck_for = property(lambda spool: 11.0)\n"
+@pytest.mark.parametrize(
+    ("workers", "module", "holder", "what"),
+    [(2, "router.spool", "Spool", "the spool's disk"), (1, "router.ledger", "SqliteLedger", "the ledger")],
+)
+def test_what_hangs_is_why_the_router_is_not_ready(
+    tmp_path: Path, manager: Manager, workers: int, module: str, holder: str, what: str
+) -> None:
+    hangs = f"from {module} import {holder}\n{holder}.stuck_for = property(lambda it: 11.0)\n"
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(hangs)  # which every process of it reads at its start
@@ -127,7 +132,7 @@ def test_a_disk_that_hangs_is_why_the_router_is_not_ready(tmp_path: Path, manage
     router.launch()
     try:
         manager.hear_until("READY=1")
-        reason = "the spool's disk has not answered for 11 s"
+        reason = f"{what} has not answered for 11 s"
         wait_for(lambda: reason in readiness(router), 20, "the reason")
     finally:
         router.kill()

@@ -763,6 +763,16 @@ async def told_together(ledger: SqliteLedger, new: Receipt, *outcomes: Delivery)
     assert [result.kind for result in results[0]] == ["new"]  # type: ignore[attr-defined]
 
 
+async def test_a_transaction_that_takes_long_is_told(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    await ledger.flush()
+    with ledger_resting(ledger):
+        first = ledger.stuck_for
+        assert 0 < first < ledger.stuck_for
+    await ledger.close()
+    assert ledger.stuck_for == 0
+
+
 @contextmanager
 def ledger_resting(ledger: SqliteLedger) -> Iterator[None]:
     """What is said meanwhile comes into one transaction."""
