@@ -13,16 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import watchfiles
-
 from router.app.config import Config
+from router.app.watching import looks
 from router.errors import ConfigError
 from router.model import TlsSettings
 from router.net.tls import DAY, WARN_DAYS, Credentials, TlsFilesError
 from router.ports import Log
-
-LOOK_EVERY = 5.0
-"""Seconds between looks at the files of which nothing is told, and at what is about to end."""
 
 COLLECTOR = "(audit collector)"
 """Its name where destinations have theirs; none of theirs has brackets."""
@@ -84,23 +80,12 @@ class CertificatesInForce:
         return problems
 
     async def watch(self) -> None:
-        """Reload whenever one of the files has changed; until cancelled.
-
-        The system tells of it at once, but not of what becomes of a folder that has taken another's place: they are
-        looked at every ``LOOK_EVERY`` seconds too.
-        """
+        """Reload whenever one of the files has changed; until cancelled."""
         folders = {file.parent for file in self._files()}
         if not folders:
             return
         # Folders, since files are replaced by renaming, perhaps far behind a symbolic link.
-        async for _ in watchfiles.awatch(
-            *folders,
-            debounce=400,
-            step=100,
-            recursive=False,
-            rust_timeout=int(LOOK_EVERY * 1000),
-            yield_on_timeout=True,
-        ):
+        async for _ in looks(folders, self._log):
             if await asyncio.to_thread(self._stamp) != self._stamps:
                 await self.reload()
             else:

@@ -13,14 +13,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-import watchfiles
-
+from router.app.watching import looks
 from router.errors import ConfigError, LedgerError, fault_location
 from router.ports import Log
 from router.routing import RuleSet
 
-LOOK_EVERY = 5.0
-"""Seconds between attempts to watch a folder that cannot be watched."""
 RESTART = "destinations are those that router.toml had when the router started: restart it to have others"
 """Beside an unknown destination, which somebody may just have added there."""
 
@@ -102,24 +99,11 @@ class RulesInForce:
         Args:
             seen: Its ``state_of`` before the rules in force were read.
         """
-        while True:
-            try:
-                # It yields by itself every few seconds: not every change is told, as of files that symbolic links name,
-                # or by another machine.
-                async for changes in watchfiles.awatch(
-                    folder, debounce=400, step=100, recursive=False, yield_on_timeout=True
-                ):
-                    state = await asyncio.to_thread(state_of, folder)
-                    if state == seen:
-                        continue
-                    seen = state
-                    await self.reload()
-                    if not changes:
-                        break  # what is watched may be a folder that was moved away
-            except OSError as error:
-                self._log.error("the folder of the rules cannot be watched", reason=error.strerror or str(error))
-                await asyncio.sleep(LOOK_EVERY)
-                seen = None
+        async for _ in looks((folder,), self._log):
+            state = await asyncio.to_thread(state_of, folder)
+            if state != seen:
+                seen = state
+                await self.reload()
 
 
 def state_of(folder: Path) -> object:

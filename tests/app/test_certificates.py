@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router.app import certificates
+from router.app import watching
 from router.app.certificates import CertificatesInForce
 from router.app.config import Config, load_config
 from router.model import TlsSettings
@@ -33,7 +33,7 @@ def speaking_tls(folder: Path, files: Path) -> Config:
 async def test_a_folder_that_took_the_place_of_another_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certificates, "LOOK_EVERY", 0.2)
+    monkeypatch.setattr(watching, "LOOK_EVERY", 0.2)
     authority = Authority(tmp_path / "ca")
     issued = [authority.issue(name) for name in ("one", "two", "three")]
     files = tmp_path / "tls"
@@ -41,7 +41,7 @@ async def test_a_folder_that_took_the_place_of_another_is_looked_at(
     config = speaking_tls(tmp_path, files)
     in_force = CertificatesInForce(config, expires=lambda *_: None, log=SilentLog())
     (credentials,) = in_force.listeners.values()
-    watching = asyncio.create_task(in_force.watch())
+    task = asyncio.create_task(in_force.watch())
 
     async def read(identity: Identity) -> None:
         async with asyncio.timeout(10):
@@ -55,5 +55,5 @@ async def test_a_folder_that_took_the_place_of_another_is_looked_at(
     await read(issued[1])
     put(issued[2], files)
     await read(issued[2])
-    watching.cancel()
-    await asyncio.wait({watching})
+    task.cancel()
+    await asyncio.wait({task})
