@@ -27,10 +27,10 @@ def test_the_flow_benchmark_delivers_everything_byte_identical(tmp_path: Path) -
     for program in ("storescp", "dcmsend", "Orthanc", "cc"):
         require(program)
     every = ["limit", "router", "router-recycled", "storescp", "orthanc-tuned", "orthanc", "pynetdicom"]
-    for size, systems in (("16KiB", every), ("512KiB", every[:3])):
+    for size, destinations, systems in (("16KiB", "1", every), ("512KiB", "0,3", ["limit", "router", "storescp"])):
         result = subprocess.run(
             [sys.executable, "-m", "benchmarks.flow", "--quick", "--scale", "0.05", "--sizes", size,
-             "--systems", ",".join(systems), "--folder", str(tmp_path)],
+             "--destinations", destinations, "--systems", ",".join(systems), "--folder", str(tmp_path)],
             cwd=ROOT, capture_output=True, text=True, timeout=140,
         )  # fmt: skip
         assert result.returncode == 0, result.stdout + result.stderr
