@@ -31,8 +31,6 @@ SHORT_RUN = {
     "support/seen.py": 1,  # the figure of cases that ran in several processes
     "torture/test_clock.py": 4,
     "torture/test_half_open.py": 2,
-    "torture/test_mutants.py": 1,
-    "torture/test_power_cut.py": 1,
     "torture/test_strict_model.py": 1,
 }
 """Tests that only a campaign takes the time for: how many, by file."""

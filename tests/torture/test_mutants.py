@@ -73,8 +73,6 @@ def test_a_router_without_a_step_of_durability_is_found_out(tmp_path: Path, camp
 def test_without_any_sync_the_suite_fails(tmp_path: Path, campaign: bool) -> None:
     if why := unable("ext4"):
         cannot(why)
-    if not campaign:
-        pytest.skip("only in a campaign: the mutant above says as much of the suite")
     libraries = glob.glob("/usr/lib/*/libeatmydata.so*")
     assert libraries, "libeatmydata is missing: sh tests/install-peers.sh"
     told = found_out(tmp_path, 3, environment={"LD_PRELOAD": libraries[0]})
