@@ -65,16 +65,15 @@ class AcceptedConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self.server
         server.connections.add(self)
+        self.transport = transport  # type: ignore[assignment]
         address = address_of(transport)
         if not address:
             # Reset before it was accepted, as probes of load balancers do: nobody is there to be judged.
-            self.transport = transport  # type: ignore[assignment]
             self.close_now()
             return
         place = server.gate.enter(server.listener, address, self._give_up_place, server.loop.time())
         if isinstance(place, str):
             server.refused(place, address)
-            self.transport = transport  # type: ignore[assignment]
             self.close_now()
             return
         self._place = place
