@@ -946,18 +946,26 @@ class SetClock:
         return getattr(time, name)
 
 
+async def waiting_to_try_again(folder: Path, not_before: float) -> SqliteLedger:
+    """A ledger with one delivery to ``a``, which is due then."""
+    ledger = open_ledger(folder)
+    await record(ledger, receipt(to=("a",)))
+    (delivery,) = await ledger.lease("a", 1)
+    settle(
+        ledger, delivery, OutcomeKind.RETRY,
+        charge=True, not_before=not_before, reason="status 0x0110", status=0x0110,
+    )  # fmt: skip
+    await ledger.flush()
+    return ledger
+
+
 @pytest.mark.parametrize("days", [-10, 10])
 async def test_a_clock_that_is_set_neither_delays_a_retry_nor_hurries_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
     clock = SetClock()
     monkeypatch.setattr("router.ledger.writer.time", clock)
-    ledger = open_ledger(tmp_path)
-    await record(ledger, receipt(to=("a",)))
-    (delivery,) = await ledger.lease("a", 1)
-    later = clock.time() + 100.0
-    settle(ledger, delivery, OutcomeKind.RETRY, charge=True, not_before=later, reason="status 0x0110", status=0x0110)
-    await ledger.flush()
+    ledger = await waiting_to_try_again(tmp_path, clock.time() + 100.0)
     clock.ahead = days * 86400.0
     seconds = await ledger.next_ready_in("a")
     assert seconds is not None
@@ -971,12 +979,7 @@ async def test_a_clock_that_is_set_while_the_ledger_finds_no_room_delays_no_retr
 ) -> None:
     clock = SetClock()
     monkeypatch.setattr("router.ledger.writer.time", clock)
-    ledger = open_ledger(tmp_path)
-    await record(ledger, receipt(to=("a",)))
-    (delivery,) = await ledger.lease("a", 1)
-    later = clock.time() + 100.0
-    settle(ledger, delivery, OutcomeKind.RETRY, charge=True, not_before=later, reason="status 0x0110", status=0x0110)
-    await ledger.flush()
+    ledger = await waiting_to_try_again(tmp_path, clock.time() + 100.0)
 
     def full() -> None:
         raise apsw.FullError
